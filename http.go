@@ -1,0 +1,630 @@
+package main
+
+// This file is the way of a request through the server: routing, authentication, decoding,
+// errors, headers and the log line. Handlers return an error instead of writing one, so what a
+// client learns is decided in one place and what the log learns in another. Nothing here decides
+// what a user may do (rbac.go) or touches stored data.
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net"
+	"net/http"
+	"net/netip"
+	"path"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"crypto/rand"
+)
+
+const (
+	maxBodyBytes = 64 << 10
+	publicMaxAge = "public, max-age=300" // key set and discovery: what pico-client-auth caches them for
+)
+
+// server answers requests. Its fields are set by newServer and not changed afterwards.
+type server struct {
+	cfg      *config
+	store    *store
+	keys     *keyring
+	hasher   *hasher
+	throttle *throttle
+	now      func() time.Time
+	log      *slog.Logger
+
+	mux           *http.ServeMux
+	proxies       []netip.Prefix // whose forwarding headers count
+	unixProxy     bool           // so do those of a unix socket's peer
+	discovery     document
+	requestPrefix string // of request ids, so that those of two runs differ
+	requests      atomic.Uint64
+}
+
+// route binds a pattern of net/http's mux to what its callers need and to its handler.
+type route struct {
+	pattern string
+	need    permission
+	handle  handler
+}
+
+// handler answers one request. It has either written a whole answer and returns nil, or written nothing.
+type handler func(w *response, r *http.Request, p principal) error
+
+func newServer(cfg *config, st *store, keys *keyring, h *hasher, now func() time.Time, log *slog.Logger) *server {
+	s := &server{cfg: cfg, store: st, keys: keys, hasher: h, now: now, log: log,
+		throttle: newThrottle(cfg.throttle, now), mux: http.NewServeMux(), requestPrefix: strings.ToLower(rand.Text()[:8])}
+	for _, p := range cfg.trustedProxies {
+		if prefix, err := netip.ParsePrefix(p); err == nil {
+			s.proxies = append(s.proxies, prefix.Masked())
+		} else {
+			s.unixProxy = true
+		}
+	}
+	s.discovery = newDocument(s.discoveryJSON())
+	for _, rt := range s.routes() {
+		s.mux.HandleFunc(rt.pattern, s.adapt(rt))
+	}
+	return s
+}
+
+// response wraps the http.ResponseWriter. Until a route of ours has taken the request it swallows what is
+// written: that is net/http's mux refusing in text/plain, and we say it in our own form.
+type response struct {
+	http.ResponseWriter
+	id     string // request id
+	client string // address of the client, behind trusted proxies
+	routed bool
+	status int // written, or what the mux meant to write
+	size   int64
+	user   string // for the log
+	reason string // for the log: why a request was refused
+}
+
+func (w *response) WriteHeader(status int) {
+	w.status = status
+	if w.routed {
+		w.ResponseWriter.WriteHeader(status)
+	}
+}
+
+func (w *response) Write(b []byte) (int, error) {
+	if !w.routed {
+		return len(b), nil
+	}
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	n, err := w.ResponseWriter.Write(b)
+	w.size += int64(n)
+	return n, err
+}
+
+// Unwrap lets http.ResponseController find the deadlines.
+func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// ServeHTTP routes a request, answers for the mux where it refuses, and logs one line.
+func (s *server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	start := s.now()
+	w := &response{ResponseWriter: rw, id: s.requestPrefix + "-" + strconv.FormatUint(s.requests.Add(1), 36), client: s.clientAddress(r)}
+	defer s.logRequest(w, r, start)
+	defer s.recoverPanic(w, r)
+	h := w.Header()
+	h.Set("X-Request-Id", w.id)
+	h.Set("Cache-Control", "no-store") // RFC 6749 section 5.1; every answer may concern a token or a user
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Security-Policy", "default-src 'none'")
+	if s.cors(w, r) {
+		return
+	}
+	// The mux would answer an unclean path with a redirect, which makes clients send their
+	// credentials again; an escaped path is a second spelling of a route, or of none.
+	if r.URL.RawPath == "" && path.Clean(r.URL.Path) == r.URL.Path {
+		s.mux.ServeHTTP(w, r)
+	}
+	if !w.routed {
+		s.writeError(w, r, s.muxRefusal(w))
+	}
+}
+
+// muxRefusal says in our form what the mux said. It has set Allow already (RFC 9110 section 15.5.6).
+func (s *server) muxRefusal(w *response) error {
+	w.routed = true
+	if w.status == http.StatusMethodNotAllowed {
+		return &apiError{status: http.StatusMethodNotAllowed, code: "method_not_allowed", detail: "This path does not know the method; see the Allow header"}
+	}
+	return &apiError{status: http.StatusNotFound, code: "not_found", detail: "There is nothing at this path; " + s.cfg.baseURL() + discoveryPath + " is a place to start"}
+}
+
+// adapt makes a route's handler one for the mux: authentication and permission come first, always.
+func (s *server) adapt(rt route) http.HandlerFunc {
+	return func(rw http.ResponseWriter, r *http.Request) {
+		w := rw.(*response)
+		w.routed = true
+		if err := s.admit(rt, w, r); err != nil {
+			s.writeError(w, r, err)
+		}
+	}
+}
+
+func (s *server) admit(rt route, w *response, r *http.Request) error {
+	if rt.need == public {
+		return rt.handle(w, r, principal{})
+	}
+	p, err := s.authenticate(r)
+	if err != nil {
+		return err
+	}
+	w.user = p.id
+	if !allows(p.role, rt.need) {
+		return forbidden("Your role does not allow this")
+	}
+	return rt.handle(w, r, p)
+}
+
+// authenticate finds out who is calling. The token proves only which session it was made for; that
+// the session lives and what its user may do is read from the database on every request, so a
+// logout, suspension or demotion takes effect with the next request.
+func (s *server) authenticate(r *http.Request) (principal, error) {
+	credentials := r.Header.Values("Authorization")
+	if len(credentials) == 0 {
+		return principal{}, &apiError{status: http.StatusUnauthorized, code: "token_missing", challenge: "Bearer",
+			detail: "This needs an access token: send the header Authorization: Bearer <access_token>"}
+	}
+	scheme, token, _ := strings.Cut(credentials[0], " ")
+	if len(credentials) > 1 || !strings.EqualFold(scheme, "Bearer") {
+		return principal{}, invalidToken(errMalformed)
+	}
+	c, err := s.keys.current().verify(token, expected{s.cfg.issuer, s.cfg.audience, s.now()})
+	if err != nil {
+		return principal{}, invalidToken(err)
+	}
+	p, err := s.store.authenticated(c.SessionID, s.now())
+	switch {
+	case errors.Is(err, errNoSession), errors.Is(err, errSessionExpired), errors.Is(err, errSuspended):
+		return principal{}, invalidToken(err)
+	case err != nil:
+		return principal{}, err
+	case p.id != c.Subject:
+		return principal{}, invalidToken(errBadClaims)
+	}
+	return p, nil
+}
+
+// --- errors ---
+
+// apiError is an answer other than success. Its cause is for the log alone.
+type apiError struct {
+	status    int
+	code      string // stable, for programs
+	detail    string // for people
+	field     string // the member of the body it is about
+	challenge string // WWW-Authenticate
+	retry     time.Duration
+	cause     error
+}
+
+func (e *apiError) Error() string { return e.code }
+func (e *apiError) Unwrap() error { return e.cause }
+
+// invalidToken is the one 401 for every bad token (RFC 6750 section 3.1), except that an expired one says so.
+func invalidToken(cause error) error {
+	e := &apiError{status: http.StatusUnauthorized, code: "invalid_token", detail: "Invalid token", cause: cause,
+		challenge: `Bearer error="invalid_token"`}
+	if errors.Is(cause, errExpired) || errors.Is(cause, errSessionExpired) {
+		e.code, e.detail = "token_expired", "Token has expired"
+	}
+	return e
+}
+
+func badCredentials(cause error) error {
+	return &apiError{status: http.StatusUnauthorized, code: "invalid_credentials", detail: "Invalid email or password", challenge: "Bearer", cause: cause}
+}
+
+func forbidden(detail string) error {
+	return &apiError{status: http.StatusForbidden, code: "forbidden", detail: detail, challenge: `Bearer error="insufficient_scope"`}
+}
+
+func suspended() error {
+	return &apiError{status: http.StatusForbidden, code: "user_suspended", detail: "User account is suspended"}
+}
+
+func userNotFound(id string) error {
+	return &apiError{status: http.StatusNotFound, code: "user_not_found", detail: "User not found: " + id}
+}
+
+func notJSON(cause error) error {
+	return &apiError{status: http.StatusBadRequest, code: "not_json", detail: "The body is " + cause.Error(), cause: cause}
+}
+
+// invalidField is a member that is missing, of the wrong type or out of range.
+func invalidField(name, problem string) error {
+	return &apiError{status: http.StatusUnprocessableEntity, code: "invalid_field", field: name, detail: name + " " + problem}
+}
+
+func tooMany(v verdict) error {
+	return &apiError{status: http.StatusTooManyRequests, code: "too_many_attempts", retry: v.wait, cause: errors.New(v.rule),
+		detail: "Too many attempts; try again later"}
+}
+
+// asAPIError gives every error of the lower rooms its answer. What it does not know is a bug or
+// a broken disk, of which clients learn nothing.
+func asAPIError(err error) *apiError {
+	var e *apiError
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.Is(err, errUnavailable):
+		return &apiError{status: http.StatusServiceUnavailable, code: "storage_unavailable", detail: "Changes cannot be stored at the moment", retry: 5 * time.Second, cause: err}
+	case errors.Is(err, errBusy):
+		return &apiError{status: http.StatusServiceUnavailable, code: "busy", detail: "Too many password checks are waiting", retry: 2 * time.Second, cause: err}
+	case errors.Is(err, errLastSuperadmin):
+		return &apiError{status: http.StatusConflict, code: "last_superadmin", detail: "This would remove the last active superadmin"}
+	case errors.Is(err, errNoSession):
+		return invalidToken(err).(*apiError)
+	case errors.Is(err, errChanged):
+		return &apiError{status: http.StatusConflict, code: "changed_meanwhile", detail: "The account changed in the meantime; try again"}
+	case errors.Is(err, context.Canceled):
+		return &apiError{status: http.StatusServiceUnavailable, code: "client_gone", detail: "The client went away", cause: err}
+	}
+	return &apiError{status: http.StatusInternalServerError, code: "internal_error", detail: "internal error", cause: err}
+}
+
+// problem is an error on the wire: RFC 9457, and error for clients of the Python server.
+type problem struct {
+	Type      string `json:"type"`
+	Title     string `json:"title"`
+	Status    int    `json:"status"`
+	Detail    string `json:"detail"`
+	Code      string `json:"code"`
+	Field     string `json:"field,omitempty"`
+	RequestID string `json:"request_id"`
+	Error     string `json:"error"`
+}
+
+func (s *server) writeError(w *response, r *http.Request, err error) {
+	e := asAPIError(err)
+	w.reason = e.code
+	if e.cause != nil && e.status < 500 {
+		w.reason += ": " + e.cause.Error()
+	}
+	if e.status >= 500 {
+		s.log.Error("request.failed", "id", w.id, "pattern", r.Pattern, "status", e.status, "err", e.cause)
+	}
+	h := w.Header()
+	if e.challenge != "" {
+		h.Set("WWW-Authenticate", e.challenge)
+	}
+	if e.retry > 0 { // RFC 9110 section 10.2.3: whole seconds
+		h.Set("Retry-After", strconv.FormatInt(int64((e.retry+time.Second-1)/time.Second), 10))
+	}
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Type", "application/problem+json")
+	body, _ := json.Marshal(problem{"about:blank", http.StatusText(e.status), e.status, e.detail, e.code, e.field, w.id, e.detail})
+	writeBody(w, e.status, body)
+}
+
+// recoverPanic turns a bug in a handler into a 500, unless the answer has begun; then the connection
+// is cut, so that nobody takes half an answer for a whole one.
+func (s *server) recoverPanic(w *response, r *http.Request) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	s.log.Error("panic", "id", w.id, "pattern", r.Pattern, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	if p == http.ErrAbortHandler || w.size > 0 {
+		panic(http.ErrAbortHandler)
+	}
+	w.routed = true
+	s.writeError(w, r, errors.New("panic"))
+}
+
+// --- answers ---
+
+func writeJSON(w *response, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	writeBody(w, http.StatusOK, body)
+	return nil
+}
+
+func writeBody(w *response, status int, body []byte) {
+	if status != http.StatusNotModified && status != http.StatusNoContent {
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	}
+	w.WriteHeader(status)
+	w.Write(body) // an error means that the client is gone
+}
+
+// message is the success body of requests that have nothing to return.
+func writeMessage(w *response, text string) error {
+	return writeJSON(w, map[string]string{"message": text})
+}
+
+// --- decoding ---
+
+// member is one member of a request body that a handler wants. Others are ignored, as the Python
+// server ignores them: nothing but what a handler names can reach it.
+type member struct {
+	name     string
+	required bool
+	text     *string
+	flag     *bool
+}
+
+func needText(name string, p *string) member { return member{name: name, required: true, text: p} }
+func maybeText(name string, p *string) member {
+	return member{name: name, text: p}
+}
+func needBool(name string, p *bool) member  { return member{name: name, required: true, flag: p} }
+func maybeBool(name string, p *bool) member { return member{name: name, flag: p} }
+
+// decode reads a JSON object into members. Names are compared exactly; null counts as absent.
+func decode(w *response, r *http.Request, members ...member) error {
+	body, err := readJSON(w, r)
+	if err != nil {
+		return err
+	}
+	return decodeMembers(body, members...)
+}
+
+// decodeBare also accepts the value of its only member as the whole document.
+func decodeBare(w *response, r *http.Request, m member) error {
+	body, err := readJSON(w, r)
+	if err != nil {
+		return err
+	}
+	if bytes.HasPrefix(bytes.TrimSpace(body), []byte(`"`)) {
+		return m.set(body)
+	}
+	return decodeMembers(body, m)
+}
+
+func decodeMembers(body []byte, members ...member) error {
+	var object map[string]json.RawMessage
+	if json.Unmarshal(body, &object) != nil || object == nil {
+		return &apiError{status: http.StatusUnprocessableEntity, code: "not_an_object", detail: "The body must be a JSON object"}
+	}
+	for _, m := range members {
+		raw, present := object[m.name]
+		if !present || string(raw) == "null" {
+			if m.required {
+				return invalidField(m.name, "is missing")
+			}
+			continue
+		}
+		if err := m.set(raw); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m member) set(raw json.RawMessage) error {
+	if m.text != nil && json.Unmarshal(raw, m.text) != nil {
+		return invalidField(m.name, "must be a string")
+	}
+	if m.flag != nil && json.Unmarshal(raw, m.flag) != nil {
+		return invalidField(m.name, "must be true or false")
+	}
+	return nil
+}
+
+// readJSON returns a body that checkJSON accepts. Insisting on the content type also keeps HTML forms of
+// other sites from posting here: they cannot send this one.
+func readJSON(w *response, r *http.Request) ([]byte, error) {
+	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if charset := params["charset"]; err != nil || mediaType != "application/json" || (charset != "" && !strings.EqualFold(charset, "utf-8")) {
+		return nil, &apiError{status: http.StatusUnsupportedMediaType, code: "unsupported_media_type", detail: "Send the header Content-Type: application/json"}
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return nil, &apiError{status: http.StatusRequestEntityTooLarge, code: "body_too_large", detail: fmt.Sprintf("The body is larger than %d bytes", maxBodyBytes)}
+	}
+	if err != nil {
+		return nil, &apiError{status: http.StatusBadRequest, code: "body_unreadable", detail: "The body did not arrive completely", cause: err}
+	}
+	if err := checkJSON(body); err != nil {
+		return nil, notJSON(err)
+	}
+	return body, nil
+}
+
+// --- where a request comes from ---
+
+// clientAddress is the IP address that a request counts for: the peer, or, behind trusted proxies, the
+// last address in X-Forwarded-For that is not one of them. Reading from the right matters: everything
+// left of what our own proxy appended was written by the client.
+func (s *server) clientAddress(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	peer, parseErr := netip.ParseAddr(host)
+	if err != nil || parseErr != nil {
+		host = "unix"
+	} else {
+		host = peer.Unmap().String()
+	}
+	if !s.trusted(host) {
+		return host
+	}
+	forwarded := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for _, hop := range slices.Backward(forwarded) {
+		ip, err := netip.ParseAddr(strings.TrimSpace(hop))
+		if err != nil {
+			break
+		}
+		host = ip.Unmap().WithZone("").String()
+		if !s.trusted(host) {
+			break
+		}
+	}
+	return host
+}
+
+func (s *server) trusted(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return s.unixProxy
+	}
+	return slices.ContainsFunc(s.proxies, func(p netip.Prefix) bool { return p.Contains(ip.Unmap()) })
+}
+
+// scheme is how the client reached us, as far as a trusted proxy or the connection itself tells.
+func (s *server) scheme(r *http.Request) string {
+	host, _, _ := net.SplitHostPort(r.RemoteAddr)
+	forwarded := r.Header.Values("X-Forwarded-Proto")
+	if len(forwarded) > 0 && s.trusted(host) {
+		last := forwarded[len(forwarded)-1]
+		if i := strings.LastIndexByte(last, ','); i >= 0 {
+			last = last[i+1:]
+		}
+		if strings.EqualFold(strings.TrimSpace(last), "https") {
+			return "https"
+		}
+		return "http"
+	}
+	if r.TLS != nil {
+		return "https"
+	}
+	return "http"
+}
+
+// foreign tells whether a request may come from another machine although the listener is loopback:
+// it names another host, or a proxy has passed it on.
+func foreign(r *http.Request) bool {
+	host, _, err := net.SplitHostPort(r.Host)
+	if err != nil {
+		host = strings.Trim(r.Host, "[]")
+	}
+	for _, name := range []string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip"} {
+		if _, set := r.Header[name]; set {
+			return true
+		}
+	}
+	return !loopbackHost(host)
+}
+
+// cors sets the headers for browser applications on other origins (Fetch standard section 3.2) and
+// answers preflights. Credentials are never allowed: there are no cookies, and bearer tokens do not
+// need it. The key set and discovery hold no secret and are readable from anywhere.
+func (s *server) cors(w *response, r *http.Request) (answered bool) {
+	origin := r.Header.Get("Origin")
+	open := r.URL.Path == jwksPath || r.URL.Path == discoveryPath
+	h := w.Header()
+	if len(s.cfg.corsOrigins) > 0 && !open {
+		h.Add("Vary", "Origin")
+	}
+	switch {
+	case origin == "":
+		return false
+	case open || slices.Contains(s.cfg.corsOrigins, "*"):
+		h.Set("Access-Control-Allow-Origin", "*")
+	case slices.Contains(s.cfg.corsOrigins, origin):
+		h.Set("Access-Control-Allow-Origin", origin)
+	default:
+		return false
+	}
+	h.Set("Access-Control-Expose-Headers", "Retry-After, WWW-Authenticate, X-Request-Id")
+	if r.Method != http.MethodOptions || r.Header.Get("Access-Control-Request-Method") == "" {
+		return false
+	}
+	h.Set("Access-Control-Allow-Methods", "GET, POST, PUT, DELETE")
+	h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type")
+	h.Set("Access-Control-Max-Age", "600")
+	w.routed = true
+	writeBody(w, http.StatusNoContent, nil)
+	return true
+}
+
+// --- log ---
+
+// logRequest writes the one line per request. The pattern stands for the path, which strangers
+// choose; headers, query and bodies never appear.
+func (s *server) logRequest(w *response, r *http.Request, start time.Time) {
+	attrs := make([]slog.Attr, 0, 9)
+	attrs = append(attrs, slog.String("id", w.id), slog.String("method", knownMethod(r.Method)), slog.String("pattern", r.Pattern),
+		slog.Int("status", w.status), slog.Int64("us", s.now().Sub(start).Microseconds()), slog.String("ip", w.client), slog.String("scheme", s.scheme(r)))
+	if w.user != "" {
+		attrs = append(attrs, slog.String("user", w.user))
+	}
+	if w.reason != "" {
+		attrs = append(attrs, slog.String("reason", w.reason))
+	}
+	s.log.LogAttrs(context.Background(), slog.LevelInfo, "request", attrs...)
+}
+
+func knownMethod(m string) string {
+	if slices.Contains([]string{"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}, m) {
+		return m
+	}
+	return "other"
+}
+
+// event logs something security is interested in, under a stable name, with ids and never secrets.
+func (s *server) event(w *response, name string, args ...any) {
+	s.log.Info(name, append([]any{"id", w.id, "ip", w.client}, args...)...)
+}
+
+// cleanText makes a header of the client fit to be stored and shown: valid UTF-8, no control
+// characters, at most 255 bytes.
+func cleanText(v string) string {
+	v = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r == utf8.RuneError {
+			return -1
+		}
+		return r
+	}, v)
+	for len(v) > 255 {
+		_, size := utf8.DecodeLastRuneInString(v)
+		v = v[:len(v)-size]
+	}
+	return v
+}
+
+// --- net/http's own refusals ---
+
+// problemListener rewrites the few answers that net/http sends without asking a handler, such as
+// "400 Bad Request" or "431 Request Header Fields Too Large" in text/plain, into our form.
+type problemListener struct{ net.Listener }
+
+func (l problemListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return problemConn{c}, nil
+}
+
+type problemConn struct{ net.Conn }
+
+// Write looks at whether net/http writes one of these answers: they alone have exactly these headers (server.go, errorHeaders).
+func (c problemConn) Write(b []byte) (int, error) {
+	const headers = "\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+	line, _, found := bytes.Cut(b[:min(len(b), 256)], []byte(headers))
+	if !found || !bytes.HasPrefix(line, []byte("HTTP/1.1 ")) || len(line) < 12 {
+		return c.Conn.Write(b)
+	}
+	status, err := strconv.Atoi(string(line[9:12]))
+	if err != nil {
+		return c.Conn.Write(b)
+	}
+	title := http.StatusText(status)
+	body, _ := json.Marshal(problem{Type: "about:blank", Title: title, Status: status, Detail: title, Code: "bad_request", Error: title})
+	_, err = fmt.Fprintf(c.Conn, "HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
+		status, title, len(body), body)
+	return len(b), err
+}
