@@ -122,8 +122,10 @@ func (s setting) display() string {
 		return "<redacted>"
 	case s.kind == "text":
 		return strconv.Quote(v)
+	case s.kind == "list" && v != "":
+		return `["` + strings.ReplaceAll(v, ", ", `", "`) + `"]`
 	case s.kind == "list":
-		return "[" + v + "]"
+		return "[]"
 	}
 	return v
 }

@@ -739,6 +739,7 @@ func (s *server) handleSetRegistration(w *response, r *http.Request, p principal
 
 // handleHealth is 200 only if a write has reached the disk: a server that cannot store is not healthy.
 func (s *server) handleHealth(w *response, r *http.Request, _ principal) error {
+	w.polled = true
 	if err := s.store.healthy(r.Context(), s.now()); err != nil {
 		return fmt.Errorf("%w: %w", errUnavailable, err)
 	}

@@ -56,6 +56,7 @@ func (s *server) handleJWKS(w *response, r *http.Request, _ principal) error {
 
 // writeDocument answers 304 when the client has these bytes already (RFC 9110 section 13.1.2).
 func writeDocument(w *response, r *http.Request, d document) error {
+	w.polled = true
 	h := w.Header()
 	h.Set("Cache-Control", publicMaxAge)
 	h.Set("ETag", d.etag)

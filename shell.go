@@ -80,9 +80,8 @@ type shell struct {
 	ctx context.Context
 }
 
-// openShell opens keys and database for a command. Only problems are logged.
+// openShell opens keys and database for a command. Its events go to standard error, as the server's do.
 func openShell(ctx context.Context, p process, cfg *config, o shellFlags) (*shell, error) {
-	cfg.logLevel = "warn"
 	a, err := openApp(cfg, p.now, newLogger(cfg, p.stderr))
 	if err != nil {
 		return nil, err
@@ -135,7 +134,7 @@ func (sh *shell) userAdd(words []string) error {
 	} else if err != nil {
 		return err
 	}
-	sh.log.Warn("user.created", "user", u.id, "role", u.role, "org", u.orgID, "actor", "shell")
+	sh.log.Info("user.created", "user", u.id, "role", u.role, "org", u.orgID, "actor", "shell")
 	return sh.printUser(u)
 }
 
@@ -233,7 +232,7 @@ func (sh *shell) edit(u user, event string, do edit, change func(*user)) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", u.email, err)
 	}
-	sh.log.Warn(event, "user", after.id, "role", after.role, "status", after.status, "actor", "shell")
+	sh.log.Info(event, "user", after.id, "role", after.role, "status", after.status, "actor", "shell")
 	return sh.printUser(after)
 }
 
@@ -325,14 +324,14 @@ func (sh *shell) keyRotate() error {
 		fmt.Fprintf(sh.stderr, "the next key is published already and signs from %s; --now makes it sign at once\n", next.at.UTC().Format(time.RFC3339))
 		return nil
 	case !sh.shellFlags.now:
-		sh.log.Warn("key.published", "actor", "shell")
+		sh.log.Info("key.published", "actor", "shell")
 		return sh.keys.publishNext(now.Add(publishLead))
 	case !exists:
 		if err := sh.keys.publishNext(now); err != nil {
 			return err
 		}
 	}
-	sh.log.Warn("key.rotated", "actor", "shell")
+	sh.log.Info("key.rotated", "actor", "shell")
 	return sh.keys.promote(now, now.Add(sh.keyPlan().validFor))
 }
 
@@ -340,7 +339,7 @@ func (sh *shell) keyDrop(kid string) error {
 	if err := sh.keys.drop(kid); err != nil {
 		return err
 	}
-	sh.log.Warn("key.dropped", "kid", kid, "actor", "shell")
+	sh.log.Info("key.dropped", "kid", kid, "actor", "shell")
 	return nil
 }
 
