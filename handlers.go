@@ -69,7 +69,7 @@ func (s *server) handleRegister(w *response, r *http.Request, _ principal) error
 	if err := s.checkNewUser(u, password); err != nil {
 		return err
 	}
-	if v := s.throttle.registered(s.throttle.clientKey(w.client)); v.rule != "" {
+	if v := s.throttle.registered(s.throttle.clientKey(w.clientIP())); v.rule != "" {
 		s.event(w, "registration.throttled")
 		return tooMany(v)
 	}
@@ -150,7 +150,7 @@ func (s *server) verifyPassword(w *response, r *http.Request, u user, email, pas
 	if strings.ContainsRune(password, 0) { // bcrypt would take it for the end, and abc NUL abc for abc
 		return invalidField("password", "must not contain NUL")
 	}
-	a := attempt{email: emailKey(email), address: s.throttle.clientKey(w.client)}
+	a := attempt{email: emailKey(email), address: s.throttle.clientKey(w.clientIP())}
 	v := s.throttle.blocked(a)
 	if v.rule == "account" && u.id != "" {
 		since := s.now().AddDate(0, 0, -s.cfg.throttle.knownAddressDays)
@@ -206,7 +206,7 @@ func (s *server) mayLogIn(w *response, r *http.Request, u user, password string)
 
 // newLogin prepares the session, and a new hash where the stored one is outdated.
 func (s *server) newLogin(w *response, r *http.Request, u user, password string) (login, string, error) {
-	l := login{user: u, isDefault: password == defaultAdminPassword, address: s.throttle.clientKey(w.client)}
+	l := login{user: u, isDefault: password == defaultAdminPassword, address: s.throttle.clientKey(w.clientIP())}
 	if outdated(u.passwordHash, s.cfg.bcryptCost) && checkNewPassword(password, s.cfg.passwordMinLength) == nil {
 		hash, err := s.hasher.hash(r.Context(), password)
 		if err != nil {
@@ -217,7 +217,7 @@ func (s *server) newLogin(w *response, r *http.Request, u user, password string)
 	now, id := s.now(), newID()
 	refresh := newRefreshToken(id)
 	l.tokenHash = hashToken(refresh)
-	l.session = session{id: id, createdAt: now.Unix(), ip: w.client, userAgent: cleanText(r.UserAgent()),
+	l.session = session{id: id, createdAt: now.Unix(), ip: w.clientIP(), userAgent: cleanText(r.UserAgent()),
 		endsAt: now.Add(s.cfg.sessionMax()).Unix(), expiresAt: now.Add(min(s.cfg.refreshTTL(), s.cfg.sessionMax())).Unix()}
 	return l, refresh, nil
 }
@@ -245,7 +245,7 @@ func (s *server) handleRefresh(w *response, r *http.Request, _ principal) error 
 		return err
 	}
 	done, err := s.store.rotate(r.Context(), rotation{candidates: candidates, now: s.now(), idle: s.cfg.refreshTTL(), grace: s.cfg.reuseGrace(),
-		ip: w.client, userAgent: cleanText(r.UserAgent())})
+		ip: w.clientIP(), userAgent: cleanText(r.UserAgent())})
 	w.user = done.user.id
 	switch {
 	case errors.Is(err, errReuse):

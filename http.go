@@ -83,8 +83,10 @@ func newServer(cfg *config, st *store, keys *keyring, h *hasher, now func() time
 // written: that is net/http's mux refusing in text/plain, and we say it in our own form.
 type response struct {
 	http.ResponseWriter
-	id     string // request id
-	client string // address of the client, behind trusted proxies
+	s      *server
+	r      *http.Request
+	id     string // see requestID
+	client string // see clientIP
 	routed bool
 	polled bool // a public document or the health check
 	status int  // written, or what the mux meant to write
@@ -112,17 +114,32 @@ func (w *response) Write(b []byte) (int, error) {
 	return n, err
 }
 
+// requestID names the request in the log and in problems. It and clientIP are made when first asked for.
+func (w *response) requestID() string {
+	if w.id == "" {
+		w.id = w.s.requestPrefix + "-" + strconv.FormatUint(w.s.requests.Add(1), 36)
+	}
+	return w.id
+}
+
+// clientIP is the address that the request counts for.
+func (w *response) clientIP() string {
+	if w.client == "" {
+		w.client = w.s.clientAddress(w.r)
+	}
+	return w.client
+}
+
 // Unwrap lets http.ResponseController find the deadlines.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // ServeHTTP routes a request, answers for the mux where it refuses, and logs one line.
 func (s *server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	start := s.now()
-	w := &response{ResponseWriter: rw, id: s.requestPrefix + "-" + strconv.FormatUint(s.requests.Add(1), 36), client: s.clientAddress(r)}
+	w := &response{ResponseWriter: rw, s: s, r: r}
 	defer s.logRequest(w, r, start)
 	defer s.recoverPanic(w, r)
 	h := w.Header()
-	h.Set("X-Request-Id", w.id)
 	h.Set("Cache-Control", "no-store") // RFC 6749 section 5.1; every answer may concern a token or a user
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Security-Policy", "default-src 'none'")
@@ -301,9 +318,10 @@ func (s *server) writeError(w *response, r *http.Request, err error) {
 		w.reason += ": " + e.cause.Error()
 	}
 	if e.status >= 500 {
-		s.log.Error("request.failed", "id", w.id, "pattern", r.Pattern, "status", e.status, "err", e.cause)
+		s.log.Error("request.failed", "id", w.requestID(), "pattern", r.Pattern, "status", e.status, "err", e.cause)
 	}
 	h := w.Header()
+	h.Set("X-Request-Id", w.requestID())
 	if e.challenge != "" {
 		h.Set("WWW-Authenticate", e.challenge)
 	}
@@ -312,7 +330,7 @@ func (s *server) writeError(w *response, r *http.Request, err error) {
 	}
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Type", "application/problem+json")
-	body, _ := json.Marshal(problem{"about:blank", http.StatusText(e.status), e.status, e.detail, e.code, e.field, w.id, e.detail})
+	body, _ := json.Marshal(problem{"about:blank", http.StatusText(e.status), e.status, e.detail, e.code, e.field, w.requestID(), e.detail})
 	writeBody(w, e.status, body)
 }
 
@@ -323,7 +341,7 @@ func (s *server) recoverPanic(w *response, r *http.Request) {
 	if p == nil {
 		return
 	}
-	s.log.Error("panic", "id", w.id, "pattern", r.Pattern, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	s.log.Error("panic", "id", w.requestID(), "pattern", r.Pattern, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 	if p == http.ErrAbortHandler || w.size > 0 {
 		panic(http.ErrAbortHandler)
 	}
@@ -565,8 +583,8 @@ func (s *server) logRequest(w *response, r *http.Request, start time.Time) {
 		return
 	}
 	attrs := make([]slog.Attr, 0, 9)
-	attrs = append(attrs, slog.String("id", w.id), slog.String("method", knownMethod(r.Method)), slog.String("pattern", r.Pattern),
-		slog.Int("status", w.status), slog.Int64("us", s.now().Sub(start).Microseconds()), slog.String("ip", w.client), slog.String("scheme", s.scheme(r)))
+	attrs = append(attrs, slog.String("id", w.requestID()), slog.String("method", knownMethod(r.Method)), slog.String("pattern", r.Pattern),
+		slog.Int("status", w.status), slog.Int64("us", s.now().Sub(start).Microseconds()), slog.String("ip", w.clientIP()), slog.String("scheme", s.scheme(r)))
 	if w.user != "" {
 		attrs = append(attrs, slog.String("user", w.user))
 	}
@@ -585,7 +603,7 @@ func knownMethod(m string) string {
 
 // event logs something security is interested in, under a stable name, with ids and never secrets.
 func (s *server) event(w *response, name string, args ...any) {
-	s.log.Info(name, append([]any{"id", w.id, "ip", w.client}, args...)...)
+	s.log.Info(name, append([]any{"id", w.requestID(), "ip", w.clientIP()}, args...)...)
 }
 
 // cleanText makes a header of the client fit to be stored and shown: valid UTF-8, no control
