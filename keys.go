@@ -415,50 +415,41 @@ type keyPlan struct {
 	horizon  time.Time     // retired keys are dropped when this has passed; see store.purge
 }
 
-// due tells whether advance would change something.
-func (k *keyring) due(now time.Time, plan keyPlan) bool {
-	next, ok := k.next()
-	if ok && (!now.Before(next.at) || next.at.After(now.Add(2*publishLead))) {
-		return true
-	}
-	if !ok && plan.every > 0 && !now.Before(k.current().signing().at.Add(plan.every-publishLead)) {
-		return true
-	}
-	return slices.ContainsFunc(k.current().keys, func(key publishedKey) bool {
-		return key.state == keyRetired && plan.horizon.After(key.at)
-	})
+// keyStep is one change that is due, under the name of its event.
+type keyStep struct {
+	event string
+	do    func() error
 }
 
-// advance takes the steps that are due and returns what it did, for the log.
-func (k *keyring) advance(now time.Time, plan keyPlan) (done []string, err error) {
-	if _, err := k.reload(); err != nil {
-		return nil, err
-	}
-	next, ok := k.next()
+// due returns the changes that the plan demands now. They are carried out under the database's write
+// lock, after reload and after asking again, because another process may have been faster.
+func (k *keyring) due(now time.Time, plan keyPlan) []keyStep {
+	var steps []keyStep
+	next, exists := k.next()
 	switch {
-	case ok && !now.Before(next.at):
-		err = k.promote(now, now.Add(plan.validFor))
-		done = append(done, "key.rotated")
-	case ok && next.at.After(now.Add(2*publishLead)):
+	case exists && !now.Before(next.at):
+		steps = append(steps, keyStep{"key.rotated", func() error { return k.promote(now, now.Add(plan.validFor)) }})
+	case exists && next.at.After(now.Add(2*publishLead)):
 		// The clock was ahead when this key was made; without this it would wait for that time.
-		err = os.Rename(k.path(next.file), k.path(fmt.Sprintf("next-%d.pem", now.Add(publishLead).Unix())))
-	case !ok && plan.every > 0 && !now.Before(k.current().signing().at.Add(plan.every-publishLead)):
-		err = k.publishNext(now.Add(publishLead))
-		done = append(done, "key.published")
-	}
-	if err != nil {
-		return nil, err
+		steps = append(steps, keyStep{"key.rescheduled", func() error { return k.reschedule(next, now.Add(publishLead)) }})
+	case !exists && plan.every > 0 && !now.Before(k.current().signing().at.Add(plan.every-publishLead)):
+		steps = append(steps, keyStep{"key.published", func() error { return k.publishNext(now.Add(publishLead)) }})
 	}
 	for _, key := range k.current().keys {
 		if key.state == keyRetired && plan.horizon.After(key.at) {
-			if err := k.drop(key.kid); err != nil {
-				return done, err
-			}
-			done = append(done, "key.dropped")
+			steps = append(steps, keyStep{"key.dropped", func() error { return k.drop(key.kid) }})
 		}
 	}
-	_, err = k.reload()
-	return done, err
+	return steps
+}
+
+// reschedule changes when the next key begins to sign.
+func (k *keyring) reschedule(next publishedKey, at time.Time) error {
+	if err := os.Rename(k.path(next.file), k.path(fmt.Sprintf("next-%d.pem", at.Unix()))); err != nil {
+		return err
+	}
+	_, err := k.reload()
+	return err
 }
 
 // readPrivate reads an RSA private key in PKCS#8 or PKCS#1 form and returns the file's text too.

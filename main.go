@@ -434,19 +434,26 @@ func (a *app) tick(ctx context.Context) {
 			a.log.Info("purged expired rows", "rows", removed)
 		}
 	}
-	if !a.keys.due(now, plan) {
+	if len(a.keys.due(now, plan)) == 0 {
 		return
 	}
-	err := a.store.exclusively(ctx, func() error {
-		done, err := a.keys.advance(now, plan)
-		for _, what := range done {
-			a.log.Info(what, "signing", a.keys.current().signing().kid)
-		}
-		return err
-	})
+	err := a.store.exclusively(ctx, func() error { return a.changeKeys(now, plan) })
 	if err != nil {
 		a.log.Error("changing the signing keys failed", "err", err)
 	}
+}
+
+func (a *app) changeKeys(now time.Time, plan keyPlan) error {
+	if _, err := a.keys.reload(); err != nil {
+		return err
+	}
+	for _, step := range a.keys.due(now, plan) {
+		if err := step.do(); err != nil {
+			return fmt.Errorf("%s: %w", step.event, err)
+		}
+		a.log.Info(step.event, "signing", a.keys.current().signing().kid)
+	}
+	return nil
 }
 
 func (a *app) keyPlan() keyPlan {
