@@ -23,7 +23,8 @@ import (
 // adoption turns the two tables of pico-auth 0.1.2 into ours; tables of later versions stay as they
 // are. Users come in order of creation. Of users whose emails differ only in case, the one in lower case
 // (or else the oldest) answers to every spelling and the others to their own. A refresh token becomes a
-// session named by its hash, so that rotation and reuse need no second mechanism. Suspended
+// session named by its hash, so that rotation and reuse need no second mechanism; it goes on for at most
+// 30 days. Suspended
 // users bring no sessions: later reactivation must not revive tokens.
 const adoption = `
 INSERT INTO users (id, email, email_key, display_name, password_hash, default_password, role, org_id, status, created_at, last_login_at)
@@ -34,7 +35,7 @@ ORDER BY created_at, id;
 
 INSERT INTO sessions (id, user_id, token_hash, created_at, last_used_at, expires_at, ends_at, ip, user_agent)
 SELECT lower(t.token_hash), t.user_id, unhex(t.token_hash), coalesce(unixepoch(t.created_at), 0), coalesce(unixepoch(t.created_at), 0),
-	unixepoch(t.expires_at), unixepoch(t.expires_at), '', 'pico-auth (adopted)'
+	unixepoch(t.expires_at), $1 + 30 * 86400, '', 'pico-auth (adopted)'
 FROM refresh_tokens t JOIN users u ON u.id = t.user_id
 WHERE u.status = 'active' AND unixepoch(t.expires_at) > $1 AND length(unhex(t.token_hash)) = 32
 ON CONFLICT DO NOTHING;

@@ -51,6 +51,7 @@ CREATE TABLE users (
 ) STRICT;
 CREATE INDEX users_by_org ON users (org_id, seq);
 CREATE INDEX active_superadmins ON users (seq) WHERE role = 'superadmin' AND status = 'active';
+CREATE INDEX default_passwords ON users (seq) WHERE default_password = 1;
 
 -- One row per living session, updated in place: an ended session has no row, so no query can
 -- forget to ask whether it was revoked.
@@ -576,7 +577,7 @@ func (s *store) createUser(ctx context.Context, by principal, u user, allowed fu
 
 // recheck reads the actor again, inside the transaction: whoever was demoted, suspended or logged out
 // since the request was authenticated changes nothing any more. A principal without a session is
-// the operator's shell or the server itself, and allowed is not asked.
+// the operator's shell or the server itself, and allowed is not asked; a bearer always has one (checkClaims).
 func (t *tx) recheck(by principal, allowed func(actor user) error) error {
 	if by.sessionID == "" {
 		return nil

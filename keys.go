@@ -134,6 +134,8 @@ type keyring struct {
 	mu      sync.Mutex // guards stamp and loading
 	stamp   string     // what the directory looked like when set was loaded
 	created bool       // this call to openKeyring made the first pair
+
+	groupReadable bool // private.pem's group can read it, as mounted secrets often need
 }
 
 // openKeyring loads the keys of dir, or makes the first pair when there is no trace of one.
@@ -263,6 +265,7 @@ func (k *keyring) load() (*keySet, error) {
 	if err != nil {
 		return nil, err
 	}
+	k.groupReadable = runtime.GOOS != "windows" && info.Mode().Perm()&0o070 != 0
 	keys := []publishedKey{{kid: thumbprint(public), state: keySigning, at: info.ModTime(), file: "private.pem", public: public, private: private}}
 	others, err := k.loadOthers()
 	if err != nil {

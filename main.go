@@ -194,7 +194,10 @@ func runServer(ctx context.Context, p process, cfg *config, args []string) error
 	}
 	defer a.store.close()
 	a.logOpening()
-	background, stop := context.WithCancel(ctx)
+	// Housekeeping and hashing go on while requests in flight are finished, so ctx does not end them.
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var housekeeping sync.WaitGroup
+	defer housekeeping.Wait() // before the store is closed
 	defer stop()
 	cores := runtime.GOMAXPROCS(0)
 	hasher := newHasher(background, cfg.bcryptCost, cores, a.now)
@@ -207,8 +210,7 @@ func runServer(ctx context.Context, p process, cfg *config, args []string) error
 	}
 	defer ln.Close()
 	runtime.GOMAXPROCS(2 * cores) // see hasher
-	a.tick(ctx)
-	go a.housekeep(background)
+	housekeeping.Go(func() { a.housekeep(background) })
 	base := "http://"
 	if cfg.tlsCertFile != "" {
 		base = "https://"
@@ -321,6 +323,9 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 func (a *app) logOpening() {
 	signing := a.keys.current().signing()
 	a.log.Info("signing keys", "dir", a.keys.dir, "kid", signing.kid, "created", a.keys.created, "published", len(a.keys.current().keys))
+	if a.keys.groupReadable {
+		a.log.Warn("the group can read the signing keys; unless it must: chmod 600 " + a.keys.path("private.pem"))
+	}
 	a.log.Info("database", "file", a.cfg.databasePath(), "created", a.did.created)
 	if a.did.adopted {
 		a.log.Info("adopted the database of pico-auth", "users", a.did.users, "refresh_tokens", a.did.sessions, "copy", a.did.copy)
@@ -405,11 +410,11 @@ func (a *app) housekeep(ctx context.Context) {
 	ticker := time.NewTicker(2 * time.Second)
 	defer ticker.Stop()
 	for {
+		a.tick(ctx)
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			a.tick(ctx)
 		}
 	}
 }

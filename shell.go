@@ -82,6 +82,9 @@ type shell struct {
 
 // openShell opens keys and database for a command. Its events go to standard error, as the server's do.
 func openShell(ctx context.Context, p process, cfg *config, o shellFlags) (*shell, error) {
+	if _, err := os.Stat(cfg.databasePath()); err != nil {
+		return nil, fmt.Errorf("no database here yet (%w): run this in the server's directory or with its -config, or start the server once", err)
+	}
 	a, err := openApp(cfg, p.now, newLogger(cfg, p.stderr))
 	if err != nil {
 		return nil, err
