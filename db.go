@@ -218,7 +218,9 @@ func prepareFile(path string) error {
 	return nil
 }
 
-func (s *store) close() error { return errors.Join(s.writer.close(), s.reads.Close()) }
+// close ends the writer last: the last connection empties the write-ahead log into the file and
+// removes it, which one that cannot write does not.
+func (s *store) close() error { return errors.Join(s.reads.Close(), s.writer.close()) }
 
 // useWAL turns on write-ahead logging. SQLite does not wait for a lock here, so a second server
 // that starts at the same time is waited for.
