@@ -218,9 +218,12 @@ func prepareFile(path string) error {
 	return nil
 }
 
-// close ends the writer last: the last connection empties the write-ahead log into the file and
-// removes it, which one that cannot write does not.
-func (s *store) close() error { return errors.Join(s.reads.Close(), s.writer.close()) }
+// close ends the writer last, and statements before their connections: then SQLite empties the
+// write-ahead log into the file and removes it.
+func (s *store) close() error {
+	s.statements.Range(func(_, st any) bool { return st.(*sql.Stmt).Close() == nil })
+	return errors.Join(s.reads.Close(), s.writer.close())
+}
 
 // useWAL turns on write-ahead logging. SQLite does not wait for a lock here, so a second server
 // that starts at the same time is waited for.
@@ -427,6 +430,9 @@ func cmpErr(cause, consequence error) error {
 func (w *writer) close() error {
 	close(w.changes)
 	<-w.stopped
+	for _, st := range w.tx.prepared {
+		st.Close()
+	}
 	return errors.Join(w.tx.conn.Close(), w.db.Close())
 }
 
