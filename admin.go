@@ -106,6 +106,8 @@ func (s *server) streamUsers(w *response, r *http.Request, l userList) error {
 	return nil
 }
 
+// handleCreateUser adds a user with a role and organisation, within what the actor may grant. Unlike
+// registration it works while registration is off, and it is not throttled.
 func (s *server) handleCreateUser(w *response, r *http.Request, p principal) error {
 	u := user{role: viewer, orgID: p.orgID}
 	var password string
@@ -122,6 +124,7 @@ func (s *server) handleCreateUser(w *response, r *http.Request, p principal) err
 	return s.addUser(w, r, p, u, password)
 }
 
+// handleGetUser answers 404 both for nobody and for users the caller may not see.
 func (s *server) handleGetUser(w *response, r *http.Request, p principal) error {
 	id := r.PathValue("id")
 	u, err := s.store.userByID(id)
@@ -152,6 +155,7 @@ func (s *server) editOther(r *http.Request, p principal, change func(actor user,
 	return before, after, err
 }
 
+// handleDeleteUser removes a user; the database removes the sessions with it (ON DELETE CASCADE).
 func (s *server) handleDeleteUser(w *response, r *http.Request, p principal) error {
 	_, u, err := s.editOther(r, p, func(user, *user) (edit, error) { return edit{remove: true}, nil })
 	if err != nil {
@@ -161,6 +165,8 @@ func (s *server) handleDeleteUser(w *response, r *http.Request, p principal) err
 	return writeMessage(w, "User deleted")
 }
 
+// handleSetRole changes a role, for the user's very next request: sessions go on, because role and
+// status are read from the database each time.
 func (s *server) handleSetRole(w *response, r *http.Request, p principal) error {
 	var wanted role
 	if err := decodeBare(w, r, needText("role", &wanted)); err != nil {
@@ -187,6 +193,7 @@ func (s *server) handleSetRole(w *response, r *http.Request, p principal) error 
 	}{after.id, after.email, after.role})
 }
 
+// handleSetStatus suspends a user, which ends all sessions in the same transaction, or lets the user in again.
 func (s *server) handleSetStatus(w *response, r *http.Request, p principal) error {
 	var status string
 	if err := decode(w, r, needText("status", &status)); err != nil {
@@ -210,6 +217,8 @@ func (s *server) handleSetStatus(w *response, r *http.Request, p principal) erro
 	}{u.id, u.email, u.status})
 }
 
+// handleResetPassword sets a password without knowing the old one and ends the user's sessions: whoever
+// knew the old password is out.
 func (s *server) handleResetPassword(w *response, r *http.Request, p principal) error {
 	var password string
 	if err := decode(w, r, needText("new_password", &password)); err != nil {
@@ -233,6 +242,7 @@ func (s *server) handleResetPassword(w *response, r *http.Request, p principal) 
 	return writeMessage(w, "Password reset")
 }
 
+// handleSetOrg moves a user to another organisation, which then alone sees and administers it.
 func (s *server) handleSetOrg(w *response, r *http.Request, p principal) error {
 	var org string
 	if err := decode(w, r, needText("org_id", &org)); err != nil {
@@ -265,6 +275,7 @@ func (s *server) registrationEnabled(ctx context.Context) (bool, error) {
 	return string(v) == "true", err
 }
 
+// handleGetRegistration tells whether strangers may register.
 func (s *server) handleGetRegistration(w *response, r *http.Request, _ principal) error {
 	enabled, err := s.registrationEnabled(r.Context())
 	if err != nil {
@@ -273,6 +284,7 @@ func (s *server) handleGetRegistration(w *response, r *http.Request, _ principal
 	return writeJSON(w, map[string]bool{"registration_enabled": enabled})
 }
 
+// handleSetRegistration decides it for good: the decision outlives restarts and overrides the configuration.
 func (s *server) handleSetRegistration(w *response, r *http.Request, p principal) error {
 	var enabled bool
 	if err := decode(w, r, needBool("enabled", &enabled)); err != nil {

@@ -78,6 +78,7 @@ type config struct {
 	notes   []string          // warnings for the start of the server
 }
 
+// defaultConfig is what `go run .` uses: pico-auth 0.1.2's defaults, and for everything newer the safe choice.
 func defaultConfig() *config {
 	return &config{
 		dataDir: "~/.pico-auth", accessMinutes: 15, refreshDays: 7, sessionMaxDays: 30,
@@ -130,6 +131,8 @@ func (s setting) display() string {
 	return v
 }
 
+// text, secret, number, boolean and list make rows of their kind. Each setter checks before it stores, so a
+// config never holds a value that is not allowed.
 func text(key string, p *string, help string, check func(string) error) setting {
 	return setting{key: key, kind: "text", help: help, get: func() string { return *p }, set: func(v string) error {
 		if err := check(v); err != nil {
@@ -299,6 +302,7 @@ func (l *loader) apply(s setting, value, source string) {
 	l.sources[s.key] = source
 }
 
+// readFile reads the file that was named, or application.yaml if it is there.
 func (l *loader) readFile(path string) {
 	name := cmp.Or(path, "application.yaml")
 	data, err := os.ReadFile(name)
@@ -445,6 +449,7 @@ func (l *loader) readEnvironment() {
 	slices.Sort(l.notes)
 }
 
+// nearest is the setting whose key is the fewest edits away; people misspell more than they invent.
 func (l *loader) nearest(key string) string {
 	return slices.MinFunc(l.settings, func(a, b setting) int { return distance(a.key, key) - distance(b.key, key) }).key
 }
@@ -603,6 +608,7 @@ func checkIssuer(v string) error {
 	return nil
 }
 
+// checkAlgorithm: pico-auth 0.3 offered ML-DSA too.
 func checkAlgorithm(v string) error {
 	if v != "RS256" {
 		return errors.New("must be RS256: this server signs with nothing else, and a verifier that expects another algorithm would refuse every token")
@@ -610,6 +616,7 @@ func checkAlgorithm(v string) error {
 	return nil
 }
 
+// checkDatabaseURL accepts SQLAlchemy's spelling. In-memory databases would be a different one per connection.
 func checkDatabaseURL(v string) error {
 	m := sqliteURL.FindStringSubmatch(v)
 	if m == nil || m[1] == ":memory:" {
@@ -618,6 +625,7 @@ func checkDatabaseURL(v string) error {
 	return nil
 }
 
+// checkListen accepts what net.Listen takes for tcp with a number as port, and unix sockets.
 func checkListen(v string) error {
 	if path, ok := strings.CutPrefix(v, "unix:"); ok {
 		return notEmpty(path)
@@ -636,6 +644,7 @@ func checkProxy(v string) error {
 	return nil
 }
 
+// checkOrigin accepts origins as browsers send them (RFC 6454 section 6.2), because they are compared as text.
 func checkOrigin(v string) error {
 	u, err := url.Parse(v)
 	if v != "*" && (err != nil || u.Host == "" || u.Scheme+"://"+u.Host != v) {

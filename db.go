@@ -336,6 +336,7 @@ const (
 	maxBatch         = 256  // changes in one commit; bounds how long the first one waits
 )
 
+// newWriter starts the goroutine, which owns db and conn from now on.
 func newWriter(db *sql.DB, conn *sql.Conn, echo *slog.Logger) *writer {
 	w := &writer{db: db, tx: &tx{conn: conn, echo: echo, prepared: map[string]*sql.Stmt{}}, changes: make(chan *change, maxQueuedChanges), stopped: make(chan struct{})}
 	go w.run()
@@ -522,6 +523,7 @@ func collect[T any](rows *sql.Rows, fields func(*T) []any) ([]T, error) {
 	return all, dbErr(rows.Err())
 }
 
+// notFound keeps database/sql's error inside this file.
 func notFound(err error) error {
 	if errors.Is(err, sql.ErrNoRows) {
 		return errNotFound
@@ -565,6 +567,7 @@ func (s *store) userByLogin(email string) (u user, err error) {
 	return u, err
 }
 
+// userByID finds the subject of a token or the user named in a path.
 func (s *store) userByID(id string) (u user, err error) {
 	err = s.get(`SELECT `+userColumns+` FROM users u WHERE u.id = $1`, []any{id}, u.fields()...)
 	return u, err
@@ -629,6 +632,7 @@ func (s *store) editUser(ctx context.Context, by principal, id string, apply fun
 	return before, after, err
 }
 
+// saveUser writes what editUser's apply decided and then checks that a superadmin is left.
 func (t *tx) saveUser(before, after user, do edit) error {
 	if do.remove {
 		if _, err := t.exec(`DELETE FROM users WHERE id = $1`, after.id); err != nil {
@@ -698,6 +702,7 @@ func (s *store) listUsers(f userFilter, after int64, limit int) ([]user, error) 
 	return collect(rows, (*user).fields)
 }
 
+// countUsers counts what listUsers would return without limits. It reads an index, not the table.
 func (s *store) countUsers(f userFilter) (n int64, err error) {
 	where, args := f.where()
 	err = s.get(`SELECT count(*) FROM users u WHERE 1 = 1`+where, args, &n)
@@ -833,6 +838,7 @@ func (s *store) rotate(ctx context.Context, r rotation) (done rotated, err error
 	return done, err
 }
 
+// rotateOne tries one candidate. A refusal is an outcome that commits; an error rolls the change back.
 func (t *tx) rotateOne(r rotation, c candidate, done *rotated) (refusal, err error) {
 	var userID string
 	err = t.get(`UPDATE sessions SET token_hash = $1, parent_hash = token_hash, sealed = $2, last_used_at = $3,
@@ -930,6 +936,7 @@ func (s *store) sessionsOf(userID string, now time.Time) ([]session, error) {
 
 // --- settings and housekeeping ---
 
+// setting reads one row of settings, or errNotFound.
 func (s *store) setting(name string) (value []byte, err error) {
 	err = s.get(`SELECT value FROM settings WHERE name = $1`, []any{name}, &value)
 	return value, err
@@ -940,6 +947,7 @@ func (t *tx) setSetting(name string, value []byte) error {
 	return err
 }
 
+// setSetting is a change by somebody who must still be allowed to make it when it is made.
 func (s *store) setSetting(ctx context.Context, by principal, name string, value []byte, allowed func(actor user) error) error {
 	return s.writer.do(ctx, func(t *tx) error {
 		if err := t.recheck(by, allowed); err != nil {

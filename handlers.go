@@ -109,6 +109,8 @@ type tokens struct {
 	ExpiresIn    int64  `json:"expires_in"` // seconds
 }
 
+// handleLogin opens a session. What it learns before the password is compared changes neither the time
+// nor the answer; what concerns the account is told only afterwards (OWASP ASVS 6.3.8).
 func (s *server) handleLogin(w *response, r *http.Request, _ principal) error {
 	var email, password string
 	if err := decode(w, r, needText("email", &email), needText("password", &password)); err != nil {
@@ -200,7 +202,9 @@ func (s *server) mayLogIn(w *response, r *http.Request, u user, password string)
 	return nil
 }
 
-// newLogin prepares the session, and a new hash where the stored one is outdated.
+// newLogin prepares the session and its refresh token, and a new hash where the stored one is outdated:
+// this is the only moment at which the password is known. Passwords that today's rules refuse keep
+// their old hash, because a new one would cut or forbid them.
 func (s *server) newLogin(w *response, r *http.Request, u user, password string) (login, string, error) {
 	l := login{user: u, isDefault: password == defaultAdminPassword, address: s.throttle.clientKey(w.clientIP())}
 	if outdated(u.passwordHash, s.cfg.bcryptCost) && checkNewPassword(password, s.cfg.passwordMinLength) == nil {
@@ -231,6 +235,9 @@ func (s *server) writeTokens(w *response, u user, sessionID, refresh string) err
 	return writeJSON(w, tokens{access, refresh, "Bearer", int64(s.cfg.accessTTL() / time.Second)})
 }
 
+// handleRefresh exchanges a refresh token for its successor and an access token with the role, email and
+// organisation of this moment. The exchange is one statement in the store; nothing that happens
+// after it can bring the old token back, and nothing before it has consumed it.
 func (s *server) handleRefresh(w *response, r *http.Request, _ principal) error {
 	var token string
 	if err := decodeBare(w, r, needText("refresh_token", &token)); err != nil {
@@ -320,6 +327,8 @@ func (s *server) handleLogout(w *response, r *http.Request, _ principal) error {
 	return writeMessage(w, "Logged out")
 }
 
+// logoutToken ends the session of a refresh token. The current one and its parent count, since a client
+// whose last answer was lost holds the parent; an older one proves nothing.
 func (s *server) logoutToken(w *response, r *http.Request, token string) error {
 	candidates, err := s.candidates(token)
 	if err != nil {
@@ -332,6 +341,7 @@ func (s *server) logoutToken(w *response, r *http.Request, token string) error {
 	return err
 }
 
+// logoutBearer ends the caller's session, or all of them.
 func (s *server) logoutBearer(w *response, r *http.Request, p principal, all bool) error {
 	if all {
 		n, err := s.store.endSessions(r.Context(), p.id)
@@ -381,6 +391,7 @@ func newFullProfile(u user) fullProfile {
 
 func rfc3339(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }
 
+// handleMe answers with the caller's row, which authenticate has just read.
 func (s *server) handleMe(w *response, r *http.Request, p principal) error {
 	return writeJSON(w, newFullProfile(p.user))
 }
@@ -426,6 +437,7 @@ type sessionInfo struct {
 	Current    bool   `json:"current"`
 }
 
+// handleSessions lists where the caller is logged in, so that a stranger's session can be seen and ended.
 func (s *server) handleSessions(w *response, r *http.Request, p principal) error {
 	sessions, err := s.store.sessionsOf(p.id, s.now())
 	if err != nil {
@@ -441,6 +453,7 @@ func (s *server) handleSessions(w *response, r *http.Request, p principal) error
 	}{list, len(list)})
 }
 
+// handleRevokeSession ends one of the caller's own sessions. Somebody else's is as unknown as none.
 func (s *server) handleRevokeSession(w *response, r *http.Request, p principal) error {
 	id := r.PathValue("id")
 	owner, err := s.store.endSession(r.Context(), id, p.id)

@@ -176,6 +176,8 @@ func (s *server) adapt(rt route) http.HandlerFunc {
 	}
 }
 
+// admit lets a request through to its handler if the caller holds the permission the route names. This is
+// the only call of a handler: a route cannot forget to be guarded.
 func (s *server) admit(rt route, w *response, r *http.Request) error {
 	if rt.need == public {
 		return rt.handle(w, r, principal{})
@@ -246,10 +248,12 @@ func invalidToken(cause error) error {
 	return e
 }
 
+// badCredentials is the one answer to everything wrong with email and password; why is for the log.
 func badCredentials(cause error) error {
 	return &apiError{status: http.StatusUnauthorized, code: "invalid_credentials", detail: "Invalid email or password", challenge: "Bearer", cause: cause}
 }
 
+// forbidden is for callers who are known and may not (RFC 6750 section 3.1, insufficient_scope).
 func forbidden(detail string) error {
 	return &apiError{status: http.StatusForbidden, code: "forbidden", detail: detail, challenge: `Bearer error="insufficient_scope"`}
 }
@@ -262,6 +266,7 @@ func userNotFound(id string) error {
 	return &apiError{status: http.StatusNotFound, code: "user_not_found", detail: "User not found: " + id}
 }
 
+// notJSON is for bodies that are no JSON, or JSON that two parsers could read differently.
 func notJSON(cause error) error {
 	return &apiError{status: http.StatusBadRequest, code: "not_json", detail: "The body is " + cause.Error(), cause: cause}
 }
@@ -271,6 +276,7 @@ func invalidField(name, problem string) error {
 	return &apiError{status: http.StatusUnprocessableEntity, code: "invalid_field", field: name, detail: name + " " + problem}
 }
 
+// tooMany is the answer of the throttle. It does not say which rule, which would tell whether an account exists.
 func tooMany(v verdict) error {
 	return &apiError{status: http.StatusTooManyRequests, code: "too_many_attempts", retry: v.wait, cause: errors.New(v.rule),
 		detail: "Too many attempts; try again later"}
@@ -311,6 +317,8 @@ type problem struct {
 	Error     string `json:"error"`
 }
 
+// writeError is the one place where errors become answers. Clients see status, code and detail; the cause goes
+// to the log, and for a 5xx the request id joins the two.
 func (s *server) writeError(w *response, r *http.Request, err error) {
 	e := asAPIError(err)
 	w.reason = e.code
@@ -351,6 +359,7 @@ func (s *server) recoverPanic(w *response, r *http.Request) {
 
 // --- answers ---
 
+// writeJSON answers 200. It marshals before it writes, so that a failure can still become a 500.
 func writeJSON(w *response, v any) error {
 	body, err := json.Marshal(v)
 	if err != nil {
@@ -361,6 +370,7 @@ func writeJSON(w *response, v any) error {
 	return nil
 }
 
+// writeBody writes status and body at once, with the length that RFC 9110 section 8.6 wants, also for HEAD.
 func writeBody(w *response, status int, body []byte) {
 	if status != http.StatusNotModified && status != http.StatusNoContent {
 		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
@@ -433,6 +443,7 @@ func decodeMembers(body []byte, members ...member) error {
 	return nil
 }
 
+// set stores one value if it has the right type; numbers and the like are not converted.
 func (m member) set(raw json.RawMessage) error {
 	if m.text != nil && json.Unmarshal(raw, m.text) != nil {
 		return invalidField(m.name, "must be a string")
@@ -494,6 +505,7 @@ func (s *server) clientAddress(r *http.Request) string {
 	return host
 }
 
+// trusted tells whether a peer is one of server.trusted_proxies.
 func (s *server) trusted(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	if err != nil {
@@ -594,6 +606,7 @@ func (s *server) logRequest(w *response, r *http.Request, start time.Time) {
 	s.log.LogAttrs(context.Background(), level, "request", attrs...)
 }
 
+// knownMethod keeps methods that a client made up out of the log.
 func knownMethod(m string) string {
 	if slices.Contains([]string{"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}, m) {
 		return m

@@ -63,6 +63,7 @@ type claims struct {
 // audience is one string or an array of strings (RFC 7519 section 4.1.3). We write one string.
 type audience []string
 
+// MarshalJSON writes one audience as a string, as pico-auth does.
 func (a audience) MarshalJSON() ([]byte, error) {
 	if len(a) == 1 {
 		return json.Marshal(a[0])
@@ -70,6 +71,7 @@ func (a audience) MarshalJSON() ([]byte, error) {
 	return json.Marshal([]string(a))
 }
 
+// UnmarshalJSON reads both forms.
 func (a *audience) UnmarshalJSON(data []byte) error {
 	if len(data) > 0 && data[0] == '"' {
 		*a = make(audience, 1)
@@ -307,6 +309,7 @@ func sealToken(parent, successor string) ([]byte, error) {
 	return aead.Seal(nil, nil, []byte(successor), nil), nil
 }
 
+// openToken decrypts what sealToken sealed under the same parent.
 func openToken(parent string, sealed []byte) (string, error) {
 	aead, err := sealCipher(parent)
 	if err != nil {

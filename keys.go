@@ -73,6 +73,7 @@ type keySet struct {
 	seen     tokenCache
 }
 
+// signing is the key that signs new tokens.
 func (s *keySet) signing() publishedKey { return s.keys[0] }
 
 // sign makes an access token.
@@ -163,10 +164,12 @@ func openKeyring(dir string, bits int) (*keyring, error) {
 	return k, err
 }
 
+// current is the key set of this moment; callers keep it for one request.
 func (k *keyring) current() *keySet { return k.set.Load() }
 
 func (k *keyring) path(name string) string { return filepath.Join(k.dir, name) }
 
+// hasNoKeys tells a first start from a directory that lost a file: only the first may make a key.
 func (k *keyring) hasNoKeys() (bool, error) {
 	for _, pattern := range []string{"private.pem", "public.pem", "next-*.pem", "retired-*.pem"} {
 		found, err := filepath.Glob(k.path(pattern))
@@ -512,6 +515,7 @@ func onePEM(path string, text []byte, types ...string) ([]byte, error) {
 	return block.Bytes, nil
 }
 
+// checkSize refuses keys that are too short to trust or too long to use.
 func checkSize(path string, key *rsa.PublicKey) error {
 	if bits := key.N.BitLen(); bits < minKeyBits || bits > maxKeyBits {
 		return fmt.Errorf("%s has %d bits; RS256 needs %d to %d (RFC 7518 section 3.3)", path, bits, minKeyBits, maxKeyBits)
@@ -519,6 +523,7 @@ func checkSize(path string, key *rsa.PublicKey) error {
 	return nil
 }
 
+// encodePrivate and encodePublic write the forms pico-auth writes: PKCS#8 and SubjectPublicKeyInfo.
 func encodePrivate(key *rsa.PrivateKey) ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), err
@@ -592,6 +597,7 @@ type jwk struct {
 	E         string `json:"e"`
 }
 
+// newKeySet prepares what signing, verifying and publishing need. keys[0] signs.
 func newKeySet(keys []publishedKey, pemText string) *keySet {
 	s := &keySet{keys: keys, header: headerFor(keys[0].kid), byHead: map[string]*rsa.PublicKey{}, pemText: pemText}
 	var doc struct {

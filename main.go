@@ -128,6 +128,7 @@ func run(ctx context.Context, p process) error {
 	return do(ctx, p, cfg, rest)
 }
 
+// runConfig prints what is in force, and on standard error what is odd about it.
 func runConfig(_ context.Context, p process, cfg *config, args []string) error {
 	if len(args) > 0 {
 		return usageError{errors.New("config takes no arguments")}
@@ -139,6 +140,8 @@ func runConfig(_ context.Context, p process, cfg *config, args []string) error {
 	return nil
 }
 
+// newLogger writes to standard error in the configured form. slog quotes line breaks in values, so no
+// input can forge a line.
 func newLogger(cfg *config, w io.Writer) *slog.Logger {
 	var level slog.Level
 	level.UnmarshalText([]byte(cfg.logLevel)) // checked by loadConfig
@@ -320,6 +323,7 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 
 // --- start and housekeeping ---
 
+// logOpening says what was found or made, for the first screen and for later questions.
 func (a *app) logOpening() {
 	signing := a.keys.current().signing()
 	a.log.Info("signing keys", "dir", a.keys.dir, "kid", signing.kid, "created", a.keys.created, "published", len(a.keys.current().keys))
@@ -365,6 +369,7 @@ func (a *app) ensureAdmin(ctx context.Context, h *hasher) error {
 	return nil
 }
 
+// createAdmin makes the first superadmin. Beyond loopback it needs a password that is not published.
 func (a *app) createAdmin(ctx context.Context, h *hasher) error {
 	if reason := a.cfg.exposed(); reason != "" && a.cfg.adminPassword == defaultAdminPassword {
 		return usageError{fmt.Errorf("%s, so the first admin needs a password of its own: set AUTH_ADMIN_PASSWORD (auth.admin_password), or AUTH_ADMIN_PASSWORD_FILE", reason)}
@@ -448,6 +453,7 @@ func (a *app) tick(ctx context.Context) {
 	}
 }
 
+// changeKeys carries out what is due now, after another look: it holds the lock, others may have been faster.
 func (a *app) changeKeys(now time.Time, plan keyPlan) error {
 	if _, err := a.keys.reload(); err != nil {
 		return err
@@ -461,6 +467,7 @@ func (a *app) changeKeys(now time.Time, plan keyPlan) error {
 	return nil
 }
 
+// keyPlan is what the configuration says about changing keys; tick adds the horizon.
 func (a *app) keyPlan() keyPlan {
 	return keyPlan{every: a.cfg.keyRotation(), validFor: a.cfg.accessTTL() + clockSkew}
 }

@@ -106,6 +106,7 @@ func newHasher(ctx context.Context, cost, threads int, now func() time.Time) *ha
 	return h
 }
 
+// run is one hashing thread.
 func (h *hasher) run(ctx context.Context) {
 	runtime.LockOSThread() // never unlocked: the thread ends with this goroutine and its priority
 	lowerThreadPriority()
@@ -201,6 +202,7 @@ type throttle struct {
 	pair, address, account, registering counter
 }
 
+// newThrottle starts with empty counters; they live in memory only.
 func newThrottle(l throttleLimits, now func() time.Time) *throttle {
 	minutes := func(n int) time.Duration { return time.Duration(n) * time.Minute }
 	t := &throttle{limits: l, now: now, seed: maphash.MakeSeed()}
@@ -259,6 +261,7 @@ func (t *throttle) succeeded(a attempt) verdict {
 	return verdict{}
 }
 
+// judge looks at the three rules, the narrowest first. Its caller holds mu.
 func (t *throttle) judge(a attempt) verdict {
 	now := t.now()
 	if wait := t.pair.wait(t.key(a.email, a.address), now); wait > 0 {
@@ -313,6 +316,7 @@ type counter struct {
 	young, old map[uint64]window
 }
 
+// window is what one key did since its first event.
 type window struct {
 	count int
 	since time.Time
@@ -344,6 +348,7 @@ func (c *counter) wait(key uint64, now time.Time) time.Duration {
 	return w.since.Add(c.span).Sub(now)
 }
 
+// add counts one event of a key.
 func (c *counter) add(key uint64, now time.Time) {
 	if c.limit == 0 {
 		return

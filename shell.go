@@ -117,6 +117,7 @@ func runUser(ctx context.Context, p process, cfg *config, args []string) error {
 	return command.do(sh, words[1:])
 }
 
+// userAdd applies the rules of registration, except that any role and organisation may be given.
 func (sh *shell) userAdd(words []string) error {
 	u := user{id: newID(), email: words[0], displayName: sh.name, role: sh.role, orgID: sh.org, status: statusActive, createdAt: sh.app.now().Unix()}
 	password, err := sh.newPassword()
@@ -141,6 +142,7 @@ func (sh *shell) userAdd(words []string) error {
 	return sh.printUser(u)
 }
 
+// userList prints page by page, so that its memory does not grow with the users.
 func (sh *shell) userList([]string) error {
 	table := tabwriter.NewWriter(sh.stdout, 0, 0, 2, ' ', 0)
 	if !sh.json {
@@ -175,6 +177,7 @@ func (sh *shell) userShow(words []string) error {
 	return sh.printUser(u)
 }
 
+// userPasswd is the way back for an operator who lost the admin password.
 func (sh *shell) userPasswd(words []string) error {
 	u, err := sh.find(words[0])
 	if err != nil {
@@ -239,6 +242,7 @@ func (sh *shell) edit(u user, event string, do edit, change func(*user)) error {
 	return sh.printUser(after)
 }
 
+// find looks a user up as a login does.
 func (sh *shell) find(email string) (user, error) {
 	u, err := sh.store.userByLogin(email)
 	if errors.Is(err, errNotFound) {
@@ -319,6 +323,8 @@ func runKey(ctx context.Context, p process, cfg *config, args []string) error {
 	return sh.keyList()
 }
 
+// keyRotate publishes the next key, or in an emergency signs with a new one at once: verifiers that cached the
+// key set will then refuse new tokens until they fetch it again.
 func (sh *shell) keyRotate() error {
 	now := sh.app.now()
 	next, exists := sh.keys.next()
