@@ -315,6 +315,8 @@ func (k *keyring) loadOthers() ([]publishedKey, error) {
 		key.kid = thumbprint(key.public)
 		keys = append(keys, key)
 	}
+	// Of two files of one key, which a kill can leave, the one that is published longer counts.
+	slices.SortStableFunc(keys, func(a, b publishedKey) int { return b.at.Compare(a.at) })
 	return keys, nil
 }
 
@@ -398,20 +400,28 @@ var errKeyInUse = errors.New("this key signs now; first run: pico-auth key rotat
 
 // drop removes a next or retired key from the key set: tokens it signed are refused from now on.
 func (k *keyring) drop(kid string) error {
-	for _, key := range k.current().keys {
+	if kid == k.current().signing().kid {
+		return errKeyInUse
+	}
+	others, err := k.loadOthers()
+	if err != nil {
+		return err
+	}
+	found := false
+	for _, key := range others { // a kill can have left two files of one key
 		if key.kid != kid {
 			continue
 		}
-		if key.state == keySigning {
-			return errKeyInUse
-		}
+		found = true
 		if err := os.Remove(k.path(key.file)); err != nil {
 			return err
 		}
-		_, err := k.reload()
-		return err
 	}
-	return fmt.Errorf("no key %s; see: pico-auth key list", kid)
+	if !found {
+		return fmt.Errorf("no key %s; see: pico-auth key list", kid)
+	}
+	_, err = k.reload()
+	return err
 }
 
 // keyPlan is when keys change by themselves.
