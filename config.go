@@ -123,10 +123,12 @@ func (s setting) display() string {
 		return "<redacted>"
 	case s.kind == "text":
 		return strconv.Quote(v)
-	case s.kind == "list" && v != "":
-		return `["` + strings.ReplaceAll(v, ", ", `", "`) + `"]`
 	case s.kind == "list":
-		return "[]"
+		items := strings.FieldsFunc(v, func(r rune) bool { return r == ',' })
+		for i, item := range items {
+			items[i] = strconv.Quote(strings.TrimSpace(item))
+		}
+		return "[" + strings.Join(items, ", ") + "]"
 	}
 	return v
 }
@@ -316,6 +318,9 @@ func (l *loader) readFile(path string) {
 	l.parseYAML(name, data)
 }
 
+// quotedInYAML is what yaml.v3 may quote from the document: the name of an unknown anchor, such as a password that begins with *.
+var quotedInYAML = regexp.MustCompile(`'.*'|".*"`)
+
 // parseYAML walks the document itself rather than decoding into a struct, so that each
 // fault carries its line and yaml.v3 never quotes a value in an error.
 func (l *loader) parseYAML(name string, data []byte) {
@@ -324,7 +329,7 @@ func (l *loader) parseYAML(name string, data []byte) {
 	if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
 		return // an empty file means defaults
 	} else if err != nil {
-		l.fault(name, "not YAML: %v", err)
+		l.fault(name, "not YAML: %s", quotedInYAML.ReplaceAllString(err.Error(), "…"))
 		return
 	}
 	if err := dec.Decode(&second); !errors.Is(err, io.EOF) {
@@ -534,7 +539,7 @@ func (c *config) dump(w io.Writer) {
 
 // exposed says why this server can be reached from elsewhere, or "" when only its own machine can.
 func (c *config) exposed() string {
-	if host, _, err := net.SplitHostPort(c.listen); err == nil && !loopbackHost(host) {
+	if host, _, err := net.SplitHostPort(c.listen); err == nil && !strings.HasPrefix(c.listen, "unix:") && !loopbackHost(host) {
 		return "server.listen " + c.listen + " is not loopback"
 	}
 	if u, err := url.Parse(c.issuer); err == nil && !loopbackHost(u.Hostname()) {

@@ -22,7 +22,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -40,7 +39,7 @@ CREATE TABLE users (
 	id               TEXT NOT NULL UNIQUE, -- random, the subject of tokens
 	email            TEXT NOT NULL,        -- as typed
 	email_key        TEXT NOT NULL UNIQUE, -- email in ASCII lower case; of adopted case twins all but one keep their spelling
-	display_name     TEXT NOT NULL,
+	display_name     TEXT NOT NULL,        -- for people; may be empty
 	password_hash    BLOB NOT NULL,        -- bcrypt: $2a$ made here, $2b$ adopted from pico-auth
 	default_password INTEGER NOT NULL,     -- 1 while the password is the published default
 	role             TEXT NOT NULL,        -- see rbac.go; unknown ones can do nothing
@@ -57,7 +56,7 @@ CREATE INDEX default_passwords ON users (seq) WHERE default_password = 1;
 -- forget to ask whether it was revoked.
 CREATE TABLE sessions (
 	id           TEXT PRIMARY KEY,  -- the sid of access tokens and first part of refresh tokens
-	user_id      TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+	user_id      TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE, -- whose session
 	token_hash   BLOB NOT NULL,     -- SHA-256 of the current refresh token
 	parent_hash  BLOB,              -- SHA-256 of the token it replaced
 	sealed       BLOB,              -- the current token, readable only with the parent; null without a reuse grace
@@ -72,7 +71,7 @@ CREATE INDEX sessions_by_user ON sessions (user_id);
 
 -- Where accounts logged in from; the throttle of a whole account spares these addresses.
 CREATE TABLE known_addresses (
-	user_id TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+	user_id TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE, -- who logged in
 	address TEXT NOT NULL,    -- IPv4, or the prefix of an IPv6 address
 	seen_at INTEGER NOT NULL, -- unix seconds of the last login
 	PRIMARY KEY (user_id, address)
@@ -80,7 +79,7 @@ CREATE TABLE known_addresses (
 
 CREATE TABLE settings (
 	name  TEXT PRIMARY KEY, -- one of the setting… constants
-	value BLOB NOT NULL
+	value BLOB NOT NULL     -- see there
 ) STRICT, WITHOUT ROWID;
 `
 
@@ -168,28 +167,26 @@ func openStore(path string, legacyKey []byte, now time.Time, echo *slog.Logger) 
 		return nil, did, err
 	}
 	conn, err := writes.Conn(context.Background())
-	if err == nil {
-		did, err = prepareSchema(conn, path, legacyKey, now)
+	if err != nil {
+		return nil, did, errors.Join(fmt.Errorf("database.url (DATABASE_URL) %s: %w", path, err), writes.Close())
 	}
-	if err == nil {
+	if did, err = prepareSchema(conn, path, legacyKey, now); err == nil {
 		err = useWAL(conn)
 	}
 	if err != nil {
-		writes.Close()
-		return nil, did, fmt.Errorf("database.url (DATABASE_URL) %s: %w", path, err)
+		return nil, did, errors.Join(fmt.Errorf("database.url (DATABASE_URL) %s: %w", path, err), conn.Close(), writes.Close())
 	}
 	reads, err := sql.Open("sqlite", dsn(path, "query_only(1)"))
 	if err != nil {
-		return nil, did, err
+		return nil, did, errors.Join(err, conn.Close(), writes.Close())
 	}
 	reads.SetMaxOpenConns(2 * runtime.NumCPU())
 	reads.SetMaxIdleConns(2 * runtime.NumCPU())
 	s := &store{reads: reads, echo: echo, writer: newWriter(writes, conn, echo)}
-	s.legacyKey, err = s.setting(settingLegacyKey)
-	if errors.Is(err, errNotFound) {
-		err = nil
+	if s.legacyKey, err = s.setting(settingLegacyKey); err != nil && !errors.Is(err, errNotFound) {
+		return nil, did, errors.Join(err, s.close())
 	}
-	return s, did, err
+	return s, did, nil
 }
 
 // dsn is the data source name of path. busy_timeout (10 s) is set first, because the other
@@ -660,8 +657,9 @@ func (t *tx) saveUser(before, after user, do edit) error {
 	return nil
 }
 
-// userFilter selects users; empty fields select all.
+// userFilter selects users of one organisation, or of every one; the other fields select all when empty.
 type userFilter struct {
+	everyOrg                         bool
 	orgID, emailPrefix, role, status string
 }
 
@@ -672,7 +670,7 @@ func (f userFilter) where(args ...any) (string, []any) {
 		args = append(args, value)
 		fmt.Fprintf(&b, " AND "+condition, len(args))
 	}
-	if f.orgID != "" {
+	if !f.everyOrg {
 		add("u.org_id = $%d", f.orgID)
 	}
 	if f.emailPrefix != "" {
@@ -895,20 +893,6 @@ func (s *store) endSession(ctx context.Context, sessionID, userID string) (owner
 	return owner, err
 }
 
-// endSessionByToken ends the session that a refresh token belongs to, be it current or its parent.
-func (s *store) endSessionByToken(ctx context.Context, candidates []candidate) (sessionID, owner string, err error) {
-	err = s.writer.do(ctx, func(t *tx) error {
-		for _, c := range candidates {
-			err := t.get(`DELETE FROM sessions WHERE id = $1 AND (token_hash = $2 OR parent_hash = $2) RETURNING id, user_id`, []any{c.sessionID, c.hash}, &sessionID, &owner)
-			if !errors.Is(err, errNotFound) {
-				return err
-			}
-		}
-		return nil
-	})
-	return sessionID, owner, err
-}
-
 // endSessions ends all sessions of a user and tells how many there were.
 func (s *store) endSessions(ctx context.Context, userID string) (n int64, err error) {
 	err = s.writer.do(ctx, func(t *tx) (err error) {
@@ -967,7 +951,7 @@ func (s *store) exclusively(ctx context.Context, f func() error) error {
 	return s.writer.do(ctx, func(*tx) error { return f() })
 }
 
-// purgeStep is how often purge runs; the horizon moves at most twice as far.
+// purgeStep is how often purge runs; the horizon moves at most twice as far and is used as late.
 const purgeStep = time.Hour
 
 // purge removes what expired before the horizon and returns the horizon. The horizon follows the
@@ -990,41 +974,52 @@ func (s *store) purge(ctx context.Context, now time.Time, keepAddresses time.Dur
 		}
 		return t.setSetting(settingHorizon, fmt.Append(nil, horizon.Unix()))
 	})
-	for err == nil {
-		var n int64
-		if n, err = s.purgeBatch(ctx, horizon, keepAddresses); n == 0 {
-			break
-		}
-		removed += n
+	if err != nil {
+		return horizon, 0, err
 	}
-	return horizon, removed, err
+	horizon = horizon.Add(-2 * purgeStep) // one step too far is taken back
+	sessions, err := s.purgeTable(ctx, horizon,
+		`SELECT id, '' FROM sessions WHERE expires_at < $1 AND id > $2 || $3 ORDER BY id LIMIT 200`,
+		`DELETE FROM sessions WHERE id = $1 || $2 AND expires_at < $3`)
+	if err != nil {
+		return horizon, sessions, err
+	}
+	addresses, err := s.purgeTable(ctx, horizon.Add(-keepAddresses),
+		`SELECT user_id, address FROM known_addresses WHERE seen_at < $1 AND (user_id, address) > ($2, $3) ORDER BY user_id, address LIMIT 200`,
+		`DELETE FROM known_addresses WHERE user_id = $1 AND address = $2 AND seen_at < $3`)
+	return horizon, sessions + addresses, err
 }
 
-// purgeBatch searches with a reader, because the writer must not scan a million rows, and deletes a few.
-func (s *store) purgeBatch(ctx context.Context, horizon time.Time, keepAddresses time.Duration) (n int64, err error) {
-	st, err := s.read(`SELECT id FROM sessions WHERE expires_at < $1 LIMIT 200`)
+// purgeTable walks a table once, in the order of its key of two texts. Rows are searched with a reader, because
+// the writer must not scan a million of them, and deleted a few at a time, if they are still too old.
+func (s *store) purgeTable(ctx context.Context, before time.Time, find, remove string) (removed int64, err error) {
+	type key struct{ a, b string }
+	st, err := s.read(find)
 	if err != nil {
 		return 0, err
 	}
-	rows, err := st.Query(horizon.Unix())
-	if err != nil {
-		return 0, dbErr(err)
-	}
-	ids, err := collect(rows, func(id *string) []any { return []any{id} })
-	if err != nil {
-		return 0, err
-	}
-	err = s.writer.do(ctx, func(t *tx) error {
-		for id := range slices.Values(ids) {
-			deleted, err := t.exec(`DELETE FROM sessions WHERE id = $1 AND expires_at < $2`, id, horizon.Unix())
-			if err != nil {
-				return err
-			}
-			n += deleted
+	for last := (key{}); ; {
+		rows, err := st.Query(before.Unix(), last.a, last.b)
+		if err != nil {
+			return removed, dbErr(err)
 		}
-		deleted, err := t.exec(`DELETE FROM known_addresses WHERE (user_id, address) IN (SELECT user_id, address FROM known_addresses WHERE seen_at < $1 LIMIT 200)`, horizon.Add(-keepAddresses).Unix())
-		n += deleted
-		return err
-	})
-	return n, err
+		keys, err := collect(rows, func(k *key) []any { return []any{&k.a, &k.b} })
+		if err != nil || len(keys) == 0 {
+			return removed, err
+		}
+		last = keys[len(keys)-1]
+		err = s.writer.do(ctx, func(t *tx) error {
+			for _, k := range keys {
+				n, err := t.exec(remove, k.a, k.b, before.Unix())
+				if err != nil {
+					return err
+				}
+				removed += n
+			}
+			return nil
+		})
+		if err != nil {
+			return removed, err
+		}
+	}
 }

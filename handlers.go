@@ -120,7 +120,7 @@ func (s *server) handleLogin(w *response, r *http.Request, _ principal) error {
 	if err != nil && !errors.Is(err, errNotFound) {
 		return err
 	}
-	if err := s.verifyPassword(w, r, u, email, password); err != nil {
+	if err := s.verifyPassword(w, r, u, email, "password", password); err != nil {
 		return err
 	}
 	w.user = u.id
@@ -143,10 +143,10 @@ func (s *server) handleLogin(w *response, r *http.Request, _ principal) error {
 }
 
 // verifyPassword compares under the throttle. An unknown user (a zero one) takes the same time and
-// gets the same answer as a wrong password.
-func (s *server) verifyPassword(w *response, r *http.Request, u user, email, password string) error {
+// gets the same answer as a wrong password. field is what the body calls the password.
+func (s *server) verifyPassword(w *response, r *http.Request, u user, email, field, password string) error {
 	if strings.ContainsRune(password, 0) { // bcrypt would take it for the end, and abc NUL abc for abc
-		return invalidField("password", "must not contain NUL")
+		return invalidField(field, "must not contain NUL")
 	}
 	a := attempt{email: emailKey(email), address: s.throttle.clientKey(w.clientIP())}
 	v := s.throttle.blocked(a)
@@ -327,18 +327,23 @@ func (s *server) handleLogout(w *response, r *http.Request, _ principal) error {
 	return writeMessage(w, "Logged out")
 }
 
-// logoutToken ends the session of a refresh token. The current one and its parent count, since a client
-// whose last answer was lost holds the parent; an older one proves nothing.
+// logoutToken ends the session that a refresh token names, be it the current one or an older one: a
+// refresh may be under way while its client logs out, and a logout that was acknowledged must hold.
 func (s *server) logoutToken(w *response, r *http.Request, token string) error {
 	candidates, err := s.candidates(token)
 	if err != nil {
 		return nil // not a refresh token: as good as logged out
 	}
-	sessionID, owner, err := s.store.endSessionByToken(r.Context(), candidates)
-	if err == nil && owner != "" {
-		s.event(w, "session.revoked", "user", owner, "session", sessionID, "reason", "logout")
+	for _, c := range candidates {
+		owner, err := s.store.endSession(r.Context(), c.sessionID, "")
+		if err != nil {
+			return err
+		}
+		if owner != "" {
+			s.event(w, "session.revoked", "user", owner, "session", c.sessionID, "reason", "logout")
+		}
 	}
-	return err
+	return nil
 }
 
 // logoutBearer ends the caller's session, or all of them.
@@ -405,7 +410,7 @@ func (s *server) handleChangePassword(w *response, r *http.Request, p principal)
 	if err := checkNewPassword(newPassword, s.cfg.passwordMinLength); err != nil {
 		return invalidField("new_password", err.Error())
 	}
-	if err := s.verifyPassword(w, r, p.user, p.email, oldPassword); err != nil {
+	if err := s.verifyPassword(w, r, p.user, p.email, "old_password", oldPassword); err != nil {
 		return err
 	}
 	hash, err := s.hasher.hash(r.Context(), newPassword)

@@ -206,7 +206,7 @@ func (s *server) authenticate(r *http.Request) (principal, error) {
 	if len(credentials) > 1 || !strings.EqualFold(scheme, "Bearer") {
 		return principal{}, invalidToken(errMalformed)
 	}
-	c, err := s.keys.current().verify(token, expected{s.cfg.issuer, s.cfg.audience, s.now()})
+	c, err := s.keys.current().verify(strings.TrimLeft(token, " "), expected{s.cfg.issuer, s.cfg.audience, s.now()})
 	if err != nil {
 		return principal{}, invalidToken(err)
 	}
@@ -663,8 +663,9 @@ func (c problemConn) Write(b []byte) (int, error) {
 		return c.Conn.Write(b)
 	}
 	title := http.StatusText(status)
-	body, _ := json.Marshal(problem{Type: "about:blank", Title: title, Status: status, Detail: title, Code: "bad_request", Error: title})
-	_, err = fmt.Fprintf(c.Conn, "HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
+	code := strings.ToLower(strings.ReplaceAll(title, " ", "_"))
+	body, _ := json.Marshal(problem{Type: "about:blank", Title: title, Status: status, Detail: title, Code: code, Error: title})
+	_, err = fmt.Fprintf(c.Conn, "HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nContent-Security-Policy: default-src 'none'\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
 		status, title, len(body), body)
 	return len(b), err
 }

@@ -162,7 +162,7 @@ func checkClaims(payload []byte, want expected) (claims, error) {
 	var c claims
 	dec := json.NewDecoder(strings.NewReader(string(payload)))
 	dec.DisallowUnknownFields() // we never write nbf or anything else, so such a token is not ours
-	if dec.Decode(&c) != nil || c.Subject == "" || c.SessionID == "" || c.ID == "" {
+	if dec.Decode(&c) != nil || c.Subject == "" || c.SessionID == "" || c.ID == "" || c.ExpiresAt <= 0 {
 		return claims{}, errBadClaims
 	}
 	audienceOK := false

@@ -172,7 +172,7 @@ func (k *keyring) path(name string) string { return filepath.Join(k.dir, name) }
 // hasNoKeys tells a first start from a directory that lost a file: only the first may make a key.
 func (k *keyring) hasNoKeys() (bool, error) {
 	for _, pattern := range []string{"private.pem", "public.pem", "next-*.pem", "retired-*.pem"} {
-		found, err := filepath.Glob(k.path(pattern))
+		found, err := fs.Glob(os.DirFS(k.dir), pattern)
 		if err != nil || len(found) > 0 {
 			return false, err
 		}
@@ -323,19 +323,19 @@ func (k *keyring) loadOthers() ([]publishedKey, error) {
 // finish completes a change that stopped after private.pem was put in place: its twin, under
 // the name it had before, is still there. It may run in several processes at once.
 func (k *keyring) finish(private *rsa.PrivateKey, text []byte) error {
-	twins, err := filepath.Glob(k.path("ne[wx]*-*.pem")) // new-… and next-…
+	twins, err := fs.Glob(os.DirFS(k.dir), "ne[wx]*-*.pem") // new-… and next-…
 	if err != nil {
 		return err
 	}
 	for _, twin := range twins {
-		data, err := os.ReadFile(twin)
+		data, err := os.ReadFile(k.path(twin))
 		if err != nil || !bytes.Equal(data, text) {
 			continue
 		}
 		if err := k.writeWhole("public.pem", encodePublic(&private.PublicKey), 0o644); err != nil {
 			return err
 		}
-		if err := os.Remove(twin); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Remove(k.path(twin)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
@@ -368,6 +368,9 @@ func (k *keyring) promote(now, until time.Time) error {
 	old := k.current().signing()
 	retired := fmt.Sprintf("retired-%d-%s.pem", until.Unix(), old.kid)
 	if err := k.writeWhole(retired, encodePublic(old.public), 0o644); err != nil {
+		return err
+	}
+	if _, err := k.removeFiles(old.kid, retired); err != nil { // of attempts that were cut short
 		return err
 	}
 	data, err := os.ReadFile(k.path(next.file))
@@ -403,25 +406,27 @@ func (k *keyring) drop(kid string) error {
 	if kid == k.current().signing().kid {
 		return errKeyInUse
 	}
-	others, err := k.loadOthers()
+	n, err := k.removeFiles(kid, "")
+	if err == nil && n == 0 {
+		err = fmt.Errorf("no key %s; see: pico-auth key list", kid)
+	}
 	if err != nil {
 		return err
 	}
-	found := false
-	for _, key := range others { // a kill can have left two files of one key
-		if key.kid != kid {
-			continue
-		}
-		found = true
-		if err := os.Remove(k.path(key.file)); err != nil {
-			return err
-		}
-	}
-	if !found {
-		return fmt.Errorf("no key %s; see: pico-auth key list", kid)
-	}
 	_, err = k.reload()
 	return err
+}
+
+// removeFiles removes all next and retired files of a key but one: a kill can have left several.
+func (k *keyring) removeFiles(kid, except string) (removed int, err error) {
+	others, err := k.loadOthers()
+	for _, key := range others {
+		if key.kid == kid && key.file != except && err == nil {
+			err = os.Remove(k.path(key.file))
+			removed++
+		}
+	}
+	return removed, err
 }
 
 // keyPlan is when keys change by themselves.

@@ -44,6 +44,12 @@ const (
 	maxHeaderBytes = 32<<10 - 4096    // net/http adds 4096
 )
 
+// extendWriteDeadline gives an answer that is written in pieces another writeTimeout. Deadlines are machine
+// time, whatever the server's clock says.
+func extendWriteDeadline(w http.ResponseWriter) {
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+}
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, process{os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr, time.Now})

@@ -66,14 +66,6 @@ func knownRole(r role) bool {
 	return ok
 }
 
-// visibleOrg is the organisation whose users the actor may see, or "" for all of them.
-func visibleOrg(actor user) string {
-	if actor.role == superadmin {
-		return ""
-	}
-	return actor.orgID
-}
-
 // mayReadUser tells whether target exists as far as the actor can know. Users of another
 // organisation do not: telling "forbidden" from "not found" would reveal them.
 func mayReadUser(actor, target user) bool {

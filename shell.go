@@ -149,7 +149,7 @@ func (sh *shell) userList([]string) error {
 		fmt.Fprintln(table, "EMAIL\tROLE\tORG\tSTATUS\tID")
 	}
 	for after := int64(0); ; {
-		page, err := sh.store.listUsers(userFilter{}, after, pageRows)
+		page, err := sh.store.listUsers(userFilter{everyOrg: true}, after, pageRows)
 		if err != nil {
 			return err
 		}
