@@ -4100,7 +4100,7 @@ func TestMain_KillLosesNothing(t *testing.T) {
 	t.Parallel()
 	kills, err := strconv.Atoi(os.Getenv("PICO_AUTH_KILLS"))
 	if err != nil {
-		kills = 5
+		kills = 1
 	}
 	dir, admin := t.TempDir(), ""
 	writeTestKeys(t, filepath.Join(dir, ".pico-auth"))
