@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"mime"
 	"net"
 	"net/http"
@@ -31,7 +32,6 @@ import (
 
 const (
 	maxBodyBytes = 64 << 10
-	publicMaxAge = "public, max-age=300" // key set and discovery: what pico-client-auth caches them for
 )
 
 // server answers requests. Its fields are set by newServer and not changed afterwards.
@@ -45,6 +45,7 @@ type server struct {
 	log      *slog.Logger
 
 	mux           *http.ServeMux
+	always        http.Header    // of every answer; only copied, never changed
 	proxies       []netip.Prefix // whose forwarding headers count
 	unixProxy     bool           // so do those of a unix socket's peer
 	discovery     document
@@ -65,6 +66,11 @@ type handler func(w *response, r *http.Request, p principal) error
 func newServer(cfg *config, st *store, keys *keyring, h *hasher, now func() time.Time, log *slog.Logger) *server {
 	s := &server{cfg: cfg, store: st, keys: keys, hasher: h, now: now, log: log,
 		throttle: newThrottle(cfg.throttle, now), mux: http.NewServeMux(), requestPrefix: strings.ToLower(rand.Text()[:8])}
+	s.always = http.Header{
+		"Cache-Control":           {"no-store"}, // RFC 6749 section 5.1; every answer may concern a token or a user
+		"X-Content-Type-Options":  {"nosniff"},
+		"Content-Security-Policy": {"default-src 'none'"},
+	}
 	for _, p := range cfg.trustedProxies {
 		if prefix, err := netip.ParsePrefix(p); err == nil {
 			s.proxies = append(s.proxies, prefix.Masked())
@@ -139,10 +145,7 @@ func (s *server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w := &response{ResponseWriter: rw, s: s, r: r}
 	defer s.logRequest(w, r, start)
 	defer s.recoverPanic(w, r)
-	h := w.Header()
-	h.Set("Cache-Control", "no-store") // RFC 6749 section 5.1; every answer may concern a token or a user
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Content-Security-Policy", "default-src 'none'")
+	maps.Copy(w.Header(), s.always)
 	if s.cors(w, r) {
 		return
 	}

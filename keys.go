@@ -630,13 +630,16 @@ func newKeySet(keys []publishedKey, pemText string) *keySet {
 
 // document is a public answer made once: its bytes and their entity tag (RFC 9110 section 8.8.3).
 type document struct {
-	body []byte
-	etag string
+	body   []byte
+	etag   string
+	header map[string][]string // cacheable for 300 s, as long as pico-client-auth keeps a key set
 }
 
 func newDocument(body []byte) document {
 	sum := sha256.Sum256(body)
-	return document{body, `"` + b64.EncodeToString(sum[:12]) + `"`}
+	etag := `"` + b64.EncodeToString(sum[:12]) + `"`
+	return document{body, etag, map[string][]string{"Cache-Control": {"public, max-age=300"}, "Etag": {etag},
+		"Content-Type": {"application/json"}, "Content-Length": {strconv.Itoa(len(body))}}}
 }
 
 // legacyTokenKey is the HMAC key under which pico-auth from 0.3.1 on stores refresh tokens: it

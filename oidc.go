@@ -7,6 +7,7 @@ package main
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"strings"
 )
@@ -57,14 +58,12 @@ func (s *server) handleJWKS(w *response, r *http.Request, _ principal) error {
 // writeDocument answers 304 when the client has these bytes already (RFC 9110 section 13.1.2).
 func writeDocument(w *response, r *http.Request, d document) error {
 	w.polled = true
-	h := w.Header()
-	h.Set("Cache-Control", publicMaxAge)
-	h.Set("ETag", d.etag)
+	maps.Copy(w.Header(), d.header)
 	if have := r.Header.Get("If-None-Match"); have != "" && (have == "*" || strings.Contains(have, d.etag)) {
-		writeBody(w, http.StatusNotModified, nil)
+		delete(w.Header(), "Content-Length")
+		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	h.Set("Content-Type", "application/json")
-	writeBody(w, http.StatusOK, d.body)
+	w.Write(d.body) // an error means that the client is gone
 	return nil
 }
