@@ -33,7 +33,7 @@ const userUsage = `usage:
   pico-auth user delete EMAIL
 
 Without --password-file and --generate the password is the first line of standard input.
---json prints the user for scripts; it works with every one of these.`
+--json prints the user for scripts, with every one of these`
 
 const keyUsage = `usage:
   pico-auth key list [--json]
