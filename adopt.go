@@ -35,14 +35,14 @@ ORDER BY created_at, id;
 
 INSERT INTO sessions (id, user_id, token_hash, created_at, last_used_at, expires_at, ends_at, ip, user_agent)
 SELECT lower(t.token_hash), t.user_id, unhex(t.token_hash), coalesce(unixepoch(t.created_at), 0), coalesce(unixepoch(t.created_at), 0),
-	unixepoch(t.expires_at), $1 + 30 * 86400, '', 'pico-auth (adopted)'
+	min(unixepoch(t.expires_at), $1 + 30 * 86400), $1 + 30 * 86400, '', 'pico-auth (adopted)'
 FROM refresh_tokens t JOIN users u ON u.id = t.user_id
 WHERE u.status = 'active' AND unixepoch(t.expires_at) > $1 AND length(unhex(t.token_hash)) = 32
 ON CONFLICT DO NOTHING;
 
 DROP TABLE pico_auth_users;
 DROP TABLE refresh_tokens;
-INSERT INTO settings (name, value) VALUES ('legacy_token_key', $2);
+INSERT INTO settings (name, value) VALUES ('legacy_token_key', $2), ('default_passwords_unchecked', x'01');
 `
 
 // adopt runs inside the transaction of prepareSchema, which keeps every writer out, while a
@@ -50,6 +50,9 @@ INSERT INTO settings (name, value) VALUES ('legacy_token_key', $2);
 func adopt(conn *sql.Conn, path string, legacyKey []byte, now time.Time) (opening, error) {
 	ctx := context.Background()
 	did := opening{adopted: true, copy: path + ".before-adoption"}
+	for n := 2; exists(did.copy); n++ { // an earlier copy may be the only one of something
+		did.copy = fmt.Sprintf("%s.before-adoption-%d", path, n)
+	}
 	if err := copyDatabase(path, did.copy); err != nil {
 		return did, fmt.Errorf("copying the database before its adoption: %w", err)
 	}
@@ -60,8 +63,8 @@ func adopt(conn *sql.Conn, path string, legacyKey []byte, now time.Time) (openin
 		return did, err
 	}
 	for statement := range strings.SplitSeq(strings.TrimSpace(adoption), ";\n") {
-		args := []any{now.Unix(), legacyKey}[:strings.Count(statement, "$1")+2*strings.Count(statement, "$2")]
-		if _, err := conn.ExecContext(ctx, statement, args...); err != nil {
+		// The driver ignores arguments that a statement does not name.
+		if _, err := conn.ExecContext(ctx, statement, now.Unix(), legacyKey); err != nil {
 			return did, fmt.Errorf("adopting the database of pico-auth: %w", err)
 		}
 	}
@@ -75,6 +78,11 @@ func adopt(conn *sql.Conn, path string, legacyKey []byte, now time.Time) (openin
 	}
 	did.twins, err = collect(rows, func(email *string) []any { return []any{email} })
 	return did, err
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // copyDatabase writes a consistent copy of a database that nobody else is writing to.

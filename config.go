@@ -372,6 +372,7 @@ func (l *loader) walk(name, prefix string, m *yaml.Node) {
 				l.walk(name, key+".", v)
 			}
 		default:
+			key, _, _ = strings.Cut(key, ":") // "name:value" without a blank is one long key, and the value may be a secret
 			l.fault(place, "unknown setting %s; did you mean %s?", key, l.nearest(key))
 		}
 	}

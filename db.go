@@ -22,6 +22,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -88,10 +89,11 @@ var migrations = []string{schema}
 
 // Names in table settings.
 const (
-	settingRegistration = "registration_enabled" // "true" or "false", once an admin has decided
-	settingHealth       = "health_checked_at"    // unix seconds
-	settingHorizon      = "purge_horizon"        // unix seconds; see purge
-	settingLegacyKey    = "legacy_token_key"     // HMAC key of adopted refresh tokens
+	settingRegistration = "registration_enabled"        // "true" or "false", once an admin has decided
+	settingHealth       = "health_checked_at"           // unix seconds
+	settingHorizon      = "purge_horizon"               // unix seconds; see purge
+	settingLegacyKey    = "legacy_token_key"            // HMAC key of adopted refresh tokens
+	settingUnchecked    = "default_passwords_unchecked" // adopted superadmins may have the default password
 )
 
 var (
@@ -141,7 +143,9 @@ type store struct {
 	writer     *writer
 	statements sync.Map // SQL text → *sql.Stmt on reads
 	echo       *slog.Logger
-	legacyKey  []byte // HMAC key of adopted refresh tokens; nil when there are none
+	path       string
+	file       os.FileInfo // what path was when it was opened
+	legacyKey  []byte      // HMAC key of adopted refresh tokens; nil when there are none
 }
 
 // opening is what openStore did, for the log of the start.
@@ -182,7 +186,11 @@ func openStore(path string, legacyKey []byte, now time.Time, echo *slog.Logger) 
 	}
 	reads.SetMaxOpenConns(2 * runtime.NumCPU())
 	reads.SetMaxIdleConns(2 * runtime.NumCPU())
-	s := &store{reads: reads, echo: echo, writer: newWriter(writes, conn, echo)}
+	file, err := os.Stat(path)
+	if err != nil {
+		return nil, did, errors.Join(err, reads.Close(), conn.Close(), writes.Close())
+	}
+	s := &store{reads: reads, echo: echo, path: path, file: file, writer: newWriter(writes, conn, echo)}
 	if s.legacyKey, err = s.setting(settingLegacyKey); err != nil && !errors.Is(err, errNotFound) {
 		return nil, did, errors.Join(err, s.close())
 	}
@@ -278,6 +286,9 @@ func identify(conn *sql.Conn) (ours bool, version int, err error) {
 	row := conn.QueryRowContext(context.Background(), `SELECT application_id, user_version FROM pragma_application_id, pragma_user_version`)
 	if err := row.Scan(&id, &version); err != nil {
 		return false, 0, err
+	}
+	if id == applicationID && version < 1 {
+		return true, version, errors.New("has our mark but no valid version: it is damaged; restore a backup")
 	}
 	if id == applicationID && version > len(migrations) {
 		return true, version, fmt.Errorf("was written by a newer pico-auth (schema %d, this one knows %d); start that version, or restore a backup", version, len(migrations))
@@ -576,6 +587,13 @@ func (s *store) createUser(ctx context.Context, by principal, u user, allowed fu
 		if err := t.recheck(by, allowed); err != nil {
 			return err
 		}
+		var twin bool // an adopted one that answers to exactly this spelling
+		if err := t.get(`SELECT EXISTS (SELECT 1 FROM users WHERE email_key = $1)`, []any{u.email}, &twin); err != nil {
+			return err
+		}
+		if twin {
+			return errConflict
+		}
 		_, err := t.exec(`INSERT INTO users (id, email, email_key, display_name, password_hash, default_password, role, org_id, status, created_at)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
 			u.id, u.email, emailKey(u.email), u.displayName, u.passwordHash, u.defaultPassword, u.role, u.orgID, u.status, u.createdAt)
@@ -752,6 +770,10 @@ type login struct {
 	address   string // for known_addresses
 }
 
+// maxSessions is how many sessions a user can have; a further login ends the one that was not used for
+// longest. It bounds what one account can make the server store and list.
+const maxSessions = 100
+
 // openSession stores a login. The password hash and the status must still be the ones the decision
 // was made on, so that no session appears after an acknowledged password change or suspension;
 // otherwise errChanged. It returns the user as it is now.
@@ -776,6 +798,10 @@ func (s *store) openSession(ctx context.Context, l login) (u user, err error) {
 		}
 		if _, err = t.exec(`INSERT INTO known_addresses (user_id, address, seen_at) VALUES ($1, $2, $3)
 			ON CONFLICT (user_id, address) DO UPDATE SET seen_at = excluded.seen_at`, l.user.id, l.address, ss.createdAt); err != nil {
+			return err
+		}
+		if _, err = t.exec(`DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE user_id = $1 ORDER BY last_used_at DESC, id = $2 DESC LIMIT -1 OFFSET $3)`,
+			l.user.id, ss.id, maxSessions); err != nil {
 			return err
 		}
 		return t.get(`SELECT `+userColumns+` FROM users u WHERE u.id = $1`, []any{l.user.id}, u.fields()...)
@@ -818,6 +844,9 @@ type rotated struct {
 // concurrent uses of a token exactly one wins. A token that is not current is a stolen or replayed one, and
 // the session ends (RFC 9700 section 4.14.2), with errReuse.
 func (s *store) rotate(ctx context.Context, r rotation) (done rotated, err error) {
+	if !slices.ContainsFunc(r.candidates, func(c candidate) bool { return s.sessionExists(c.sessionID) }) {
+		return done, errNoSession // strangers with made-up tokens do not get as far as the writer
+	}
 	var refusal error // stays when the change commits: ending a session must not be rolled back
 	err = s.writer.do(ctx, func(t *tx) error {
 		refusal = errNoSession
@@ -834,6 +863,13 @@ func (s *store) rotate(ctx context.Context, r rotation) (done rotated, err error
 		err = refusal
 	}
 	return done, err
+}
+
+// sessionExists errs on the side of true: the writer looks again.
+func (s *store) sessionExists(id string) bool {
+	var found bool
+	err := s.get(`SELECT EXISTS (SELECT 1 FROM sessions WHERE id = $1)`, []any{id}, &found)
+	return found || err != nil
 }
 
 // rotateOne tries one candidate. A refusal is an outcome that commits; an error rolls the change back.
@@ -941,8 +977,18 @@ func (s *store) setSetting(ctx context.Context, by principal, name string, value
 	})
 }
 
-// healthy returns nil when a real write reached the disk.
+func (s *store) deleteSetting(ctx context.Context, name string) error {
+	return s.writer.do(ctx, func(t *tx) error {
+		_, err := t.exec(`DELETE FROM settings WHERE name = $1`, name)
+		return err
+	})
+}
+
+// healthy returns nil when a real write reached the disk, in the file that the next start will find.
 func (s *store) healthy(ctx context.Context, now time.Time) error {
+	if file, err := os.Stat(s.path); err != nil || !os.SameFile(file, s.file) {
+		return fmt.Errorf("%w: the database file was removed or replaced", errUnavailable)
+	}
 	return s.writer.do(ctx, func(t *tx) error { return t.setSetting(settingHealth, fmt.Append(nil, now.Unix())) })
 }
 

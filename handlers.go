@@ -7,6 +7,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -148,7 +149,7 @@ func (s *server) verifyPassword(w *response, r *http.Request, u user, email, fie
 	if strings.ContainsRune(password, 0) { // bcrypt would take it for the end, and abc NUL abc for abc
 		return invalidField(field, "must not contain NUL")
 	}
-	a := attempt{email: emailKey(email), address: s.throttle.clientKey(w.clientIP())}
+	a := attempt{email: cmp.Or(u.id, emailKey(email)), address: s.throttle.clientKey(w.clientIP())}
 	v := s.throttle.blocked(a)
 	if v.rule == "account" && u.id != "" {
 		since := s.now().AddDate(0, 0, -s.cfg.throttle.knownAddressDays)
@@ -194,7 +195,7 @@ func (s *server) mayLogIn(w *response, r *http.Request, u user, password string)
 	case password == "": // databases of pico-auth can contain these
 		s.event(w, "login.failed", "user", u.id, "reason", "empty password")
 		return &apiError{status: http.StatusForbidden, code: "password_reset_required", detail: "This account has an empty password; have an administrator reset it"}
-	case password == defaultAdminPassword && foreign(r):
+	case password == defaultAdminPassword && (s.cfg.exposed() != "" || foreign(r)):
 		// A proxy in front makes a loopback listener public, and this password is known to everybody.
 		s.event(w, "login.failed", "user", u.id, "reason", "default password from elsewhere")
 		return &apiError{status: http.StatusForbidden, code: "default_password", detail: "The default password works on the server's own machine only; change it there first"}

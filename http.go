@@ -329,7 +329,11 @@ func (s *server) writeError(w *response, r *http.Request, err error) {
 		w.reason += ": " + e.cause.Error()
 	}
 	if e.status >= 500 {
-		s.log.Error("request.failed", "id", w.requestID(), "pattern", r.Pattern, "status", e.status, "err", e.cause)
+		level := slog.LevelError
+		if e.status == http.StatusServiceUnavailable { // asked for by a flood, or said once by the disk and then by every request
+			level = slog.LevelWarn
+		}
+		s.log.Log(context.Background(), level, "request.failed", "id", w.requestID(), "pattern", r.Pattern, "status", e.status, "err", e.cause)
 	}
 	h := w.Header()
 	h.Set("X-Request-Id", w.requestID())
@@ -537,9 +541,13 @@ func (s *server) scheme(r *http.Request) string {
 	return "http"
 }
 
-// foreign tells whether a request may come from another machine although the listener is loopback:
-// it names another host, or a proxy has passed it on.
+// foreign tells whether a request may come from another machine although the listener is loopback: its peer is
+// not this machine, it names another host, or a proxy has passed it on. nginx, unless told otherwise, shows in nothing
+// but HTTP/1.0; a unix socket has a proxy in front of it nearly always.
 func foreign(r *http.Request) bool {
+	if peer, _, _ := net.SplitHostPort(r.RemoteAddr); !loopbackHost(peer) || !r.ProtoAtLeast(1, 1) {
+		return true
+	}
 	host, _, err := net.SplitHostPort(r.Host)
 	if err != nil {
 		host = strings.Trim(r.Host, "[]")

@@ -209,7 +209,7 @@ func runServer(ctx context.Context, p process, cfg *config, args []string) error
 	defer housekeeping.Wait() // before the store is closed
 	defer stop()
 	cores := runtime.GOMAXPROCS(0)
-	hasher := newHasher(background, cfg.bcryptCost, cores, a.now)
+	hasher := newHasher(background, cfg.bcryptCost, cores, p.now)
 	if err := a.ensureAdmin(ctx, hasher); err != nil {
 		return err
 	}
@@ -348,14 +348,15 @@ func (a *app) logOpening() {
 // ensureAdmin creates the configured admin if nobody has that email, and refuses to go on while a
 // user with the published default password could be reached from elsewhere.
 func (a *app) ensureAdmin(ctx context.Context, h *hasher) error {
+	if err := a.checkAdopted(ctx, h); err != nil {
+		return err
+	}
 	admin, err := a.store.userByLogin(a.cfg.adminEmail)
 	switch {
 	case errors.Is(err, errNotFound) && a.cfg.autoCreateAdmin:
 		err = a.createAdmin(ctx, h)
 	case errors.Is(err, errNotFound):
 		err = nil
-	case err == nil && a.did.adopted:
-		err = a.markAdoptedDefault(ctx, h, admin)
 	case err == nil && a.cfg.sources["auth.admin_password"] != "" && a.cfg.adminPassword != defaultAdminPassword:
 		go a.comparePasswords(ctx, h, admin) // bcrypt takes longer than the whole start otherwise
 	}
@@ -399,13 +400,29 @@ func (a *app) createAdmin(ctx context.Context, h *hasher) error {
 	return err
 }
 
-// markAdoptedDefault finds out once whether an adopted admin still has the default password.
-func (a *app) markAdoptedDefault(ctx context.Context, h *hasher, admin user) error {
-	isDefault, err := h.compare(ctx, admin.passwordHash, defaultAdminPassword)
-	if err != nil || !isDefault {
+// checkAdopted finds out which adopted superadmins still have the default password. Adoption leaves a note
+// that this is to be done, which only its completion removes, whoever adopted and whatever happened since.
+func (a *app) checkAdopted(ctx context.Context, h *hasher) error {
+	if _, err := a.store.setting(settingUnchecked); errors.Is(err, errNotFound) {
+		return nil
+	} else if err != nil {
 		return err
 	}
-	return a.store.markDefaultPassword(ctx, admin)
+	const most = 100 // each takes a bcrypt; whoever is beyond can use that password on this machine only
+	admins, err := a.store.listUsers(userFilter{everyOrg: true, role: superadmin, status: statusActive}, 0, most)
+	if err != nil {
+		return err
+	}
+	for _, admin := range admins {
+		isDefault, err := h.compare(ctx, admin.passwordHash, defaultAdminPassword)
+		if err == nil && isDefault {
+			err = a.store.markDefaultPassword(ctx, admin)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return a.store.deleteSetting(ctx, settingUnchecked)
 }
 
 // comparePasswords tells an operator who changed the configured password that this changes nothing.

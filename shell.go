@@ -161,7 +161,7 @@ func (sh *shell) userList([]string) error {
 				}
 				continue
 			}
-			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", u.email, u.role, u.orgID, u.status, u.id)
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", cleanText(u.email), cleanText(u.role), cleanText(u.orgID), u.status, u.id)
 		}
 		if len(page) < pageRows {
 			return table.Flush()
@@ -286,7 +286,7 @@ func (sh *shell) printUser(u user) error {
 		last = *p.LastLoginAt
 	}
 	_, err := fmt.Fprintf(sh.stdout, "email:      %s\nid:         %s\nname:       %s\nrole:       %s\norg:        %s\nstatus:     %s\ncreated:    %s\nlast login: %s\n",
-		p.Email, p.ID, p.DisplayName, p.Role, p.OrgID, p.Status, p.CreatedAt, last)
+		cleanText(p.Email), p.ID, cleanText(p.DisplayName), cleanText(p.Role), cleanText(p.OrgID), p.Status, p.CreatedAt, last)
 	return err
 }
 
