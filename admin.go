@@ -6,10 +6,11 @@ package main
 
 import (
 	"bufio"
-	"context"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"strconv"
 )
@@ -36,7 +37,7 @@ func (s *server) handleListUsers(w *response, r *http.Request, p principal) erro
 	if err != nil {
 		return err
 	}
-	first, err := s.store.listUsers(filter, after, int(min(cmpLimit(limit), pageRows)))
+	first, err := s.store.listUsers(filter, after, int(min(cmp.Or(limit, pageRows), pageRows)))
 	if err != nil {
 		return err
 	}
@@ -53,13 +54,6 @@ func queryNumber(v string, lo, hi int64) (int64, error) {
 		return 0, errors.New("out of range")
 	}
 	return n, nil
-}
-
-func cmpLimit(limit int64) int64 {
-	if limit == 0 {
-		return 1 << 62
-	}
-	return limit
 }
 
 // userList is a list being written.
@@ -87,7 +81,7 @@ func (s *server) streamUsers(w *response, r *http.Request, l userList) error {
 			out.Write(row)
 			written, last = written+1, u.seq
 		}
-		left := min(cmpLimit(l.limit)-written, pageRows)
+		left := min(cmp.Or(l.limit, math.MaxInt64)-written, pageRows)
 		if left == 0 || out.Flush() != nil || r.Context().Err() != nil {
 			break
 		}
@@ -266,7 +260,7 @@ func (s *server) handleSetOrg(w *response, r *http.Request, p principal) error {
 }
 
 // registrationEnabled is what an admin last decided, or else the configuration.
-func (s *server) registrationEnabled(ctx context.Context) (bool, error) {
+func (s *server) registrationEnabled() (bool, error) {
 	v, err := s.store.setting(settingRegistration)
 	if errors.Is(err, errNotFound) {
 		return s.cfg.registration, nil
@@ -276,7 +270,7 @@ func (s *server) registrationEnabled(ctx context.Context) (bool, error) {
 
 // handleGetRegistration tells whether strangers may register.
 func (s *server) handleGetRegistration(w *response, r *http.Request, _ principal) error {
-	enabled, err := s.registrationEnabled(r.Context())
+	enabled, err := s.registrationEnabled()
 	if err != nil {
 		return err
 	}

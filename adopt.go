@@ -108,16 +108,14 @@ func copyDatabase(from, to string) error {
 	return syncDir(filepath.Dir(to))
 }
 
-// legacyCandidates are the sessions that a refresh token of pico-auth (32 hexadecimal digits) may
-// have become at adoption: named by SHA-256 up to 0.3.0, by HMAC-SHA-256 from 0.3.1 on.
-func (s *store) legacyCandidates(token string) []candidate {
-	plain := sha256.Sum256([]byte(token))
-	all := []candidate{{sessionID: hex.EncodeToString(plain[:]), hash: plain[:]}}
-	if s.legacyKey != nil {
-		mac := hmac.New(sha256.New, s.legacyKey)
-		mac.Write([]byte(token))
-		sum := mac.Sum(nil)
-		all = append(all, candidate{sessionID: hex.EncodeToString(sum), hash: sum})
+// legacySession is the session that an adopted token of pico-auth 0.3.1 or later names: those are stored as
+// HMAC-SHA-256. Older ones are stored as SHA-256, which is how sessions are named here anyway.
+func (s *store) legacySession(handle string) (sessionID string, hash []byte, ok bool) {
+	if s.legacyKey == nil || !isLegacyRefreshToken(handle) {
+		return "", nil, false
 	}
-	return all
+	mac := hmac.New(sha256.New, s.legacyKey)
+	mac.Write([]byte(handle))
+	hash = mac.Sum(nil)
+	return hex.EncodeToString(hash), hash, true
 }

@@ -56,7 +56,7 @@ CREATE INDEX default_passwords ON users (seq) WHERE default_password = 1;
 -- One row per living session, updated in place: an ended session has no row, so no query can
 -- forget to ask whether it was revoked.
 CREATE TABLE sessions (
-	id           TEXT PRIMARY KEY,  -- the sid of access tokens and first part of refresh tokens
+	id           TEXT PRIMARY KEY,  -- the sid of access tokens; SHA-256 of the handle in refresh tokens
 	user_id      TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE, -- whose session
 	token_hash   BLOB NOT NULL,     -- SHA-256 of the current refresh token
 	parent_hash  BLOB,              -- SHA-256 of the token it replaced
@@ -531,6 +531,19 @@ func collect[T any](rows *sql.Rows, fields func(*T) []any) ([]T, error) {
 	return all, dbErr(rows.Err())
 }
 
+// all reads every row of a query outside a transaction.
+func all[T any](s *store, query string, args []any, fields func(*T) []any) ([]T, error) {
+	st, err := s.read(query)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := st.Query(args...)
+	if err != nil {
+		return nil, dbErr(err)
+	}
+	return collect(rows, fields)
+}
+
 // notFound keeps database/sql's error inside this file.
 func notFound(err error) error {
 	if errors.Is(err, sql.ErrNoRows) {
@@ -707,15 +720,7 @@ func (f userFilter) where(args ...any) (string, []any) {
 // listUsers returns up to limit users after the given seq, in order of creation.
 func (s *store) listUsers(f userFilter, after int64, limit int) ([]user, error) {
 	where, args := f.where(after, limit)
-	st, err := s.read(`SELECT ` + userColumns + ` FROM users u WHERE u.seq > $1` + where + ` ORDER BY u.seq LIMIT $2`)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := st.Query(args...)
-	if err != nil {
-		return nil, dbErr(err)
-	}
-	return collect(rows, (*user).fields)
+	return all(s, `SELECT `+userColumns+` FROM users u WHERE u.seq > $1`+where+` ORDER BY u.seq LIMIT $2`, args, (*user).fields)
 }
 
 // countUsers counts what listUsers would return without limits. It reads an index, not the table.
@@ -828,7 +833,6 @@ type rotation struct {
 type candidate struct {
 	sessionID     string
 	hash          []byte
-	successor     string
 	successorHash []byte
 	sealed        []byte // the successor, for whoever presents the same token again; nil without grace
 }
@@ -895,7 +899,9 @@ func (t *tx) rotateOne(r rotation, c candidate, done *rotated) (refusal, err err
 	return nil, nil
 }
 
-// explainStale finds out why a token did not rotate, and acts on it.
+// explainStale finds out why a token did not rotate, and acts on it. The order matters. No row: logged out, or never
+// ours. Current, or past expires_at: merely too late. The direct parent within the grace: an answer was lost,
+// repeat it. All else was used before; thief and owner cannot be told apart (RFC 9700 section 4.14.2), so the session ends.
 func (t *tx) explainStale(r rotation, c candidate, done *rotated) (userID string, refusal, err error) {
 	var current, parent, sealed []byte
 	var lastUsed, expires int64
@@ -940,16 +946,8 @@ func (s *store) endSessions(ctx context.Context, userID string) (n int64, err er
 
 // sessionsOf lists the living sessions of a user, the latest login first.
 func (s *store) sessionsOf(userID string, now time.Time) ([]session, error) {
-	st, err := s.read(`SELECT id, user_id, created_at, last_used_at, expires_at, ends_at, ip, user_agent
-		FROM sessions WHERE user_id = $1 AND expires_at > $2 ORDER BY created_at DESC, id`)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := st.Query(userID, now.Unix())
-	if err != nil {
-		return nil, dbErr(err)
-	}
-	return collect(rows, func(x *session) []any {
+	return all(s, `SELECT id, user_id, created_at, last_used_at, expires_at, ends_at, ip, user_agent
+		FROM sessions WHERE user_id = $1 AND expires_at > $2 ORDER BY created_at DESC, id`, []any{userID, now.Unix()}, func(x *session) []any {
 		return []any{&x.id, &x.userID, &x.createdAt, &x.lastUsedAt, &x.expiresAt, &x.endsAt, &x.ip, &x.userAgent}
 	})
 }
@@ -1040,16 +1038,8 @@ func (s *store) purge(ctx context.Context, now time.Time, keepAddresses time.Dur
 // the writer must not scan a million of them, and deleted a few at a time, if they are still too old.
 func (s *store) purgeTable(ctx context.Context, before time.Time, find, remove string) (removed int64, err error) {
 	type key struct{ a, b string }
-	st, err := s.read(find)
-	if err != nil {
-		return 0, err
-	}
 	for last := (key{}); ; {
-		rows, err := st.Query(before.Unix(), last.a, last.b)
-		if err != nil {
-			return removed, dbErr(err)
-		}
-		keys, err := collect(rows, func(k *key) []any { return []any{&k.a, &k.b} })
+		keys, err := all(s, find, []any{before.Unix(), last.a, last.b}, func(k *key) []any { return []any{&k.a, &k.b} })
 		if err != nil || len(keys) == 0 {
 			return removed, err
 		}

@@ -49,15 +49,15 @@ func (s *server) routes() []route {
 
 // --- register, login, refresh, logout ---
 
-// handleRegister makes a viewer of the default organisation, whatever else the body asks for. The hash is
-// made before the email is looked up, so that a taken one costs as much as a free one.
+// handleRegister makes a viewer of the default organisation, whatever else the body asks for. A taken email is
+// told (409), as pico-auth does; the throttle bounds how many can be tried.
 func (s *server) handleRegister(w *response, r *http.Request, _ principal) error {
 	var u user
 	var password string
 	if err := decode(w, r, needText("email", &u.email), needText("password", &password), maybeText("display_name", &u.displayName)); err != nil {
 		return err
 	}
-	if enabled, err := s.registrationEnabled(r.Context()); err != nil {
+	if enabled, err := s.registrationEnabled(); err != nil {
 		return err
 	} else if !enabled {
 		return &apiError{status: http.StatusForbidden, code: "registration_disabled", detail: "Public registration is disabled"}
@@ -117,6 +117,18 @@ func (s *server) handleLogin(w *response, r *http.Request, _ principal) error {
 	if err := decode(w, r, needText("email", &email), needText("password", &password)); err != nil {
 		return err
 	}
+	err := s.logIn(w, r, email, password)
+	if errors.Is(err, errChanged) { // perhaps a simultaneous login renewed the hash; look again
+		err = s.logIn(w, r, email, password)
+	}
+	if errors.Is(err, errChanged) {
+		return badCredentials(err)
+	}
+	return err
+}
+
+// logIn is one attempt; errChanged when the account changed while its password was being compared.
+func (s *server) logIn(w *response, r *http.Request, email, password string) error {
 	u, err := s.store.userByLogin(email)
 	if err != nil && !errors.Is(err, errNotFound) {
 		return err
@@ -133,9 +145,6 @@ func (s *server) handleLogin(w *response, r *http.Request, _ principal) error {
 		return err
 	}
 	fresh, err := s.store.openSession(r.Context(), l)
-	if errors.Is(err, errChanged) { // password or status changed while this login was being checked
-		return badCredentials(err)
-	}
 	if err != nil {
 		return err
 	}
@@ -146,7 +155,7 @@ func (s *server) handleLogin(w *response, r *http.Request, _ principal) error {
 // verifyPassword compares under the throttle. An unknown user (a zero one) takes the same time and
 // gets the same answer as a wrong password. field is what the body calls the password.
 func (s *server) verifyPassword(w *response, r *http.Request, u user, email, field, password string) error {
-	if strings.ContainsRune(password, 0) { // bcrypt would take it for the end, and abc NUL abc for abc
+	if strings.ContainsRune(password, 0) { // bcrypt repeats the key with a NUL between, so abc NUL abc would pass for abc
 		return invalidField(field, "must not contain NUL")
 	}
 	a := attempt{email: cmp.Or(u.id, emailKey(email)), address: s.throttle.clientKey(w.clientIP())}
@@ -215,8 +224,8 @@ func (s *server) newLogin(w *response, r *http.Request, u user, password string)
 		}
 		l.newHash = hash
 	}
-	now, id := s.now(), newID()
-	refresh := newRefreshToken(id)
+	now, handle := s.now(), newID()
+	id, refresh := sessionIDOf(handle), newRefreshToken(handle)
 	l.tokenHash = hashToken(refresh)
 	l.session = session{id: id, createdAt: now.Unix(), ip: w.clientIP(), userAgent: cleanText(r.UserAgent()),
 		endsAt: now.Add(s.cfg.sessionMax()).Unix(), expiresAt: now.Add(min(s.cfg.refreshTTL(), s.cfg.sessionMax())).Unix()}
@@ -244,7 +253,11 @@ func (s *server) handleRefresh(w *response, r *http.Request, _ principal) error 
 	if err := decodeBare(w, r, needText("refresh_token", &token)); err != nil {
 		return err
 	}
-	candidates, err := s.candidates(token)
+	candidates := s.candidates(token)
+	if candidates == nil {
+		return invalidToken(errMalformed)
+	}
+	successor, err := s.prepareSuccessor(token, candidates)
 	if err != nil {
 		return err
 	}
@@ -263,44 +276,49 @@ func (s *server) handleRefresh(w *response, r *http.Request, _ principal) error 
 		return err
 	}
 	if done.repeat != nil { // the client asks again within the grace: the same answer once more
-		if done.successor, err = openToken(token, done.repeat); err != nil {
+		if successor, err = openToken(token, done.repeat); err != nil {
 			return err
 		}
 		s.event(w, "refresh.repeated", "user", done.user.id, "session", done.sessionID)
 	} else {
 		s.event(w, "refresh.ok", "user", done.user.id, "session", done.sessionID)
 	}
-	return s.writeTokens(w, done.user, done.sessionID, done.successor)
+	return s.writeTokens(w, done.user, done.sessionID, successor)
 }
 
-// candidates are the sessions that a refresh token can belong to, each with its successor: one for our
-// own tokens, up to two for pico-auth's, none for anything else.
-func (s *server) candidates(token string) ([]candidate, error) {
-	var all []candidate
-	if id, ok := refreshTokenSession(token); ok {
-		all = []candidate{{sessionID: id, hash: hashToken(token)}}
-	} else if isLegacyRefreshToken(token) {
-		all = s.store.legacyCandidates(token)
-	} else {
-		return nil, invalidToken(errMalformed)
+// candidates are the sessions that a refresh token can belong to: one for our own tokens, up to two for
+// pico-auth's and their successors, none for anything else.
+func (s *server) candidates(token string) []candidate {
+	handle, ok := refreshTokenHandle(token)
+	if !ok {
+		return nil
 	}
+	all := []candidate{{sessionID: sessionIDOf(handle), hash: hashToken(token)}}
+	if id, hash, ok := s.store.legacySession(handle); ok {
+		if handle != token { // already one of ours, which are stored as SHA-256
+			hash = hashToken(token)
+		}
+		all = append(all, candidate{sessionID: id, hash: hash})
+	}
+	return all
+}
+
+// prepareSuccessor makes the token that would replace the presented one, for whichever candidate applies.
+func (s *server) prepareSuccessor(token string, all []candidate) (successor string, err error) {
+	handle, _ := refreshTokenHandle(token)
+	successor = newRefreshToken(handle)
 	for i := range all {
-		c := &all[i]
-		c.successor = newRefreshToken(c.sessionID)
-		c.successorHash = hashToken(c.successor)
-		if s.cfg.reuseGraceSeconds > 0 {
-			var err error
-			if c.sealed, err = sealToken(token, c.successor); err != nil {
-				return nil, err
-			}
+		all[i].successorHash = hashToken(successor)
+		if s.cfg.reuseGraceSeconds > 0 && err == nil {
+			all[i].sealed, err = sealToken(token, successor)
 		}
 	}
-	return all, nil
+	return successor, err
 }
 
-// handleLogout ends the session of the bearer token, or of the refresh token in the body, or, with
-// {"all": true}, every session of the bearer. It is idempotent and says the same of unknown
-// tokens: there is nothing to learn here (RFC 7009 section 2.2).
+// handleLogout ends the session of the bearer token, also of an expired one, or of the refresh token in the
+// body, or both, or, with {"all": true}, every session of the bearer. It is idempotent and says the same of
+// unknown tokens: there is nothing to learn here (RFC 7009 section 2.2).
 func (s *server) handleLogout(w *response, r *http.Request, _ principal) error {
 	var token string
 	var all bool
@@ -309,33 +327,20 @@ func (s *server) handleLogout(w *response, r *http.Request, _ principal) error {
 			return err
 		}
 	}
-	if token == "" && r.Header.Get("Authorization") == "" {
-		return invalidField("refresh_token", "is missing; send it, or an access token as bearer")
+	if r.Header.Get("Authorization") == "" && (all || token == "") {
+		return invalidField("refresh_token", "is missing; send it, or an access token as bearer, which all needs")
 	}
-	if token != "" {
-		if err := s.logoutToken(w, r, token); err != nil {
-			return err
-		}
+	p, err := s.identify(r, true)
+	if e := asAPIError(err); err != nil && e.status != http.StatusUnauthorized {
+		return err
 	}
-	if p, err := s.authenticate(r); err == nil {
+	if err == nil {
 		w.user = p.id
 		if err := s.logoutBearer(w, r, p, all); err != nil {
 			return err
 		}
-	} else if errors.Is(err, errUnavailable) {
-		return err
 	}
-	return writeMessage(w, "Logged out")
-}
-
-// logoutToken ends the session that a refresh token names, be it the current one or an older one: a
-// refresh may be under way while its client logs out, and a logout that was acknowledged must hold.
-func (s *server) logoutToken(w *response, r *http.Request, token string) error {
-	candidates, err := s.candidates(token)
-	if err != nil {
-		return nil // not a refresh token: as good as logged out
-	}
-	for _, c := range candidates {
+	for _, c := range s.candidates(token) { // an older token counts too: a refresh may be under way meanwhile
 		owner, err := s.store.endSession(r.Context(), c.sessionID, "")
 		if err != nil {
 			return err
@@ -344,7 +349,7 @@ func (s *server) logoutToken(w *response, r *http.Request, token string) error {
 			s.event(w, "session.revoked", "user", owner, "session", c.sessionID, "reason", "logout")
 		}
 	}
-	return nil
+	return writeMessage(w, "Logged out")
 }
 
 // logoutBearer ends the caller's session, or all of them.

@@ -93,7 +93,7 @@ type response struct {
 	r      *http.Request
 	id     string // see requestID
 	client string // see clientIP
-	routed bool
+	muted  bool
 	polled bool // a public document or the health check
 	status int  // written, or what the mux meant to write
 	size   int64
@@ -103,13 +103,13 @@ type response struct {
 
 func (w *response) WriteHeader(status int) {
 	w.status = status
-	if w.routed {
+	if !w.muted {
 		w.ResponseWriter.WriteHeader(status)
 	}
 }
 
 func (w *response) Write(b []byte) (int, error) {
-	if !w.routed {
+	if w.muted {
 		return len(b), nil
 	}
 	if w.status == 0 {
@@ -152,17 +152,18 @@ func (s *server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	// The mux would answer an unclean path with a redirect, which makes clients send their
 	// credentials again; an escaped path is a second spelling of a route, or of none.
 	if r.URL.RawPath == "" && path.Clean(r.URL.Path) == r.URL.Path {
-		s.mux.ServeHTTP(w, r)
+		w.muted = true
+		if s.mux.ServeHTTP(w, r); !w.muted {
+			return
+		}
+		w.muted = false
 	}
-	if !w.routed {
-		s.writeError(w, r, s.muxRefusal(w))
-	}
+	s.writeError(w, r, s.muxRefusal(w.status))
 }
 
 // muxRefusal says in our form what the mux said. It has set Allow already (RFC 9110 section 15.5.6).
-func (s *server) muxRefusal(w *response) error {
-	w.routed = true
-	if w.status == http.StatusMethodNotAllowed {
+func (s *server) muxRefusal(status int) error {
+	if status == http.StatusMethodNotAllowed {
 		return &apiError{status: http.StatusMethodNotAllowed, code: "method_not_allowed", detail: "This path does not know the method; see the Allow header"}
 	}
 	return &apiError{status: http.StatusNotFound, code: "not_found", detail: "There is nothing at this path; " + s.cfg.baseURL() + discoveryPath + " is a place to start"}
@@ -172,7 +173,7 @@ func (s *server) muxRefusal(w *response) error {
 func (s *server) adapt(rt route) http.HandlerFunc {
 	return func(rw http.ResponseWriter, r *http.Request) {
 		w := rw.(*response)
-		w.routed = true
+		w.muted = false
 		if err := s.admit(rt, w, r); err != nil {
 			s.writeError(w, r, err)
 		}
@@ -199,7 +200,11 @@ func (s *server) admit(rt route, w *response, r *http.Request) error {
 // authenticate finds out who is calling. The token proves only which session it was made for; that
 // the session lives and what its user may do is read from the database on every request, so a
 // logout, suspension or demotion takes effect with the next request.
-func (s *server) authenticate(r *http.Request) (principal, error) {
+func (s *server) authenticate(r *http.Request) (principal, error) { return s.identify(r, false) }
+
+// identify is authenticate, which may also take an expired token: it still proves which session it was made
+// for, and that is enough to end it. Of two Authorization headers a proxy and we might choose differently.
+func (s *server) identify(r *http.Request, expired bool) (principal, error) {
 	credentials := r.Header.Values("Authorization")
 	if len(credentials) == 0 {
 		return principal{}, &apiError{status: http.StatusUnauthorized, code: "token_missing", challenge: "Bearer",
@@ -209,7 +214,7 @@ func (s *server) authenticate(r *http.Request) (principal, error) {
 	if len(credentials) > 1 || !strings.EqualFold(scheme, "Bearer") {
 		return principal{}, invalidToken(errMalformed)
 	}
-	c, err := s.keys.current().verify(strings.TrimLeft(token, " "), expected{s.cfg.issuer, s.cfg.audience, s.now()})
+	c, err := s.keys.current().verify(strings.TrimLeft(token, " "), expected{s.cfg.issuer, s.cfg.audience, s.now(), expired})
 	if err != nil {
 		return principal{}, invalidToken(err)
 	}
@@ -343,7 +348,6 @@ func (s *server) writeError(w *response, r *http.Request, err error) {
 	if e.retry > 0 { // RFC 9110 section 10.2.3: whole seconds
 		h.Set("Retry-After", strconv.FormatInt(int64((e.retry+time.Second-1)/time.Second), 10))
 	}
-	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Type", "application/problem+json")
 	body, _ := json.Marshal(problem{"about:blank", http.StatusText(e.status), e.status, e.detail, e.code, e.field, w.requestID(), e.detail})
 	writeBody(w, e.status, body)
@@ -360,7 +364,7 @@ func (s *server) recoverPanic(w *response, r *http.Request) {
 	if p == http.ErrAbortHandler || w.size > 0 {
 		panic(http.ErrAbortHandler)
 	}
-	w.routed = true
+	w.muted = false
 	s.writeError(w, r, errors.New("panic"))
 }
 
@@ -379,7 +383,7 @@ func writeJSON(w *response, v any) error {
 
 // writeBody writes status and body at once, with the length that RFC 9110 section 8.6 wants, also for HEAD.
 func writeBody(w *response, status int, body []byte) {
-	if status != http.StatusNotModified && status != http.StatusNoContent {
+	if status != http.StatusNoContent {
 		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	}
 	w.WriteHeader(status)
@@ -488,54 +492,44 @@ func readJSON(w *response, r *http.Request) ([]byte, error) {
 // last address in X-Forwarded-For that is not one of them. Reading from the right matters: everything
 // left of what our own proxy appended was written by the client.
 func (s *server) clientAddress(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	peer, parseErr := netip.ParseAddr(host)
-	if err != nil || parseErr != nil {
-		host = "unix"
-	} else {
-		host = peer.Unmap().String()
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil && !s.unixProxy {
+		return "unix"
 	}
-	if !s.trusted(host) {
-		return host
+	client := peer.Addr().Unmap().WithZone("")
+	if err == nil && !s.trusted(client) {
+		return client.String()
 	}
-	forwarded := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
-	for _, hop := range slices.Backward(forwarded) {
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for _, hop := range slices.Backward(hops) {
 		ip, err := netip.ParseAddr(strings.TrimSpace(hop))
 		if err != nil {
 			break
 		}
-		host = ip.Unmap().WithZone("").String()
-		if !s.trusted(host) {
+		if client = ip.Unmap().WithZone(""); !s.trusted(client) {
 			break
 		}
 	}
-	return host
-}
-
-// trusted tells whether a peer is one of server.trusted_proxies.
-func (s *server) trusted(host string) bool {
-	ip, err := netip.ParseAddr(host)
-	if err != nil {
-		return s.unixProxy
+	if !client.IsValid() {
+		return "unix"
 	}
-	return slices.ContainsFunc(s.proxies, func(p netip.Prefix) bool { return p.Contains(ip.Unmap()) })
+	return client.String()
 }
 
-// scheme is how the client reached us, as far as a trusted proxy or the connection itself tells.
+// trusted tells whether an address is one of server.trusted_proxies.
+func (s *server) trusted(ip netip.Addr) bool {
+	return slices.ContainsFunc(s.proxies, func(p netip.Prefix) bool { return p.Contains(ip) })
+}
+
+// scheme is how the client reached us: what a trusted proxy says last, or else the connection. It is for the log.
 func (s *server) scheme(r *http.Request) string {
-	host, _, _ := net.SplitHostPort(r.RemoteAddr)
-	forwarded := r.Header.Values("X-Forwarded-Proto")
-	if len(forwarded) > 0 && s.trusted(host) {
-		last := forwarded[len(forwarded)-1]
-		if i := strings.LastIndexByte(last, ','); i >= 0 {
-			last = last[i+1:]
-		}
-		if strings.EqualFold(strings.TrimSpace(last), "https") {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if said := r.Header.Values("X-Forwarded-Proto"); len(said) > 0 && (s.trusted(peer.Addr().Unmap()) || err != nil && s.unixProxy) {
+		hops := strings.Split(said[len(said)-1], ",")
+		if strings.EqualFold(strings.TrimSpace(hops[len(hops)-1]), "https") {
 			return "https"
 		}
-		return "http"
-	}
-	if r.TLS != nil {
+	} else if r.TLS != nil {
 		return "https"
 	}
 	return "http"
@@ -587,7 +581,6 @@ func (s *server) cors(w *response, r *http.Request) (answered bool) {
 	h.Set("Access-Control-Allow-Methods", "GET, POST, PUT, DELETE")
 	h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type")
 	h.Set("Access-Control-Max-Age", "600")
-	w.routed = true
 	writeBody(w, http.StatusNoContent, nil)
 	return true
 }

@@ -109,6 +109,7 @@ func signRS256(key *rsa.PrivateKey, signingInput string) ([]byte, error) {
 type expected struct {
 	issuer, audience string
 	now              time.Time
+	orExpired        bool // accept a token that has expired, for logout alone
 }
 
 // verifyJWT returns the claims of an access token of ours. keys maps each encoded header to its
@@ -175,7 +176,7 @@ func checkClaims(payload []byte, want expected) (claims, error) {
 	if time.Unix(c.IssuedAt, 0).After(want.now.Add(clockSkew)) {
 		return claims{}, errBadClaims
 	}
-	if c.expired(want.now) {
+	if c.expired(want.now) && !want.orExpired {
 		return claims{}, errExpired
 	}
 	return c, nil
@@ -273,19 +274,29 @@ func isSurrogate(b []byte, second string) bool {
 
 // --- refresh tokens ---
 
-// newRefreshToken makes a refresh token of a session: its id, a dot, and 256 random bits.
-func newRefreshToken(sessionID string) string {
+// A refresh token is `<handle>.<256 random bits>`. The handle stays the same while a session lives, and the
+// session's id is its SHA-256: ids are in every access token and in logs, and whoever reads one there
+// must not be able to make up a token that names the session, which would end it.
+
+// newRefreshToken makes a refresh token of the session that the handle names.
+func newRefreshToken(handle string) string {
 	var secret [32]byte
 	rand.Read(secret[:]) // never fails (crypto/rand, Go 1.24)
-	return sessionID + "." + b64.EncodeToString(secret[:])
+	return handle + "." + b64.EncodeToString(secret[:])
 }
 
-// refreshTokenSession returns the session that a refresh token of this form claims to belong to.
-func refreshTokenSession(token string) (sessionID string, ok bool) {
-	sessionID, secret, ok := strings.Cut(token, ".")
+// refreshTokenHandle returns the handle of a refresh token, of which pico-auth's are nothing else.
+func refreshTokenHandle(token string) (handle string, ok bool) {
+	if isLegacyRefreshToken(token) {
+		return token, true
+	}
+	handle, secret, _ := strings.Cut(token, ".")
 	raw, err := decodeCanonical(secret)
-	return sessionID, ok && err == nil && len(raw) == 32 && sessionID != "" && len(sessionID) <= 64
+	return handle, err == nil && len(raw) == 32 && handle != "" && len(handle) <= 64
 }
+
+// sessionIDOf is the id of the session that a handle names.
+func sessionIDOf(handle string) string { return hex.EncodeToString(hashToken(handle)) }
 
 // isLegacyRefreshToken tells the form of pico-auth's refresh tokens: a UUID4 without dashes.
 func isLegacyRefreshToken(token string) bool {

@@ -7,6 +7,7 @@ package main
 //	next-TIME.pem              a private key already published, which signs from TIME (unix seconds) on
 //	retired-TIME-KID.pem       a public key whose last token has expired at TIME
 //	new-RANDOM.pem             a first key on its way to private.pem
+//	.NAME.RANDOM               a file being written; left by a kill it means nothing and may be deleted
 //
 // Invariants: each file appears whole or not at all (written aside, synced, then linked or renamed);
 // a damaged or half missing pair is refused and never replaced, because replacing it would silently
@@ -85,13 +86,13 @@ func (s *keySet) sign(c claims) (string, error) { return signJWT(s.signing().pri
 func (s *keySet) verify(token string, want expected) (claims, error) {
 	id := sha256.Sum256([]byte(token))
 	if c, ok := s.seen.get(id); ok {
-		if c.expired(want.now) {
+		if c.expired(want.now) && !want.orExpired {
 			return claims{}, errExpired
 		}
 		return c, nil
 	}
 	c, err := verifyJWT(token, want, s.byHead)
-	if err == nil {
+	if err == nil && !want.orExpired {
 		s.seen.put(id, c)
 	}
 	return c, err
@@ -171,24 +172,17 @@ func (k *keyring) path(name string) string { return filepath.Join(k.dir, name) }
 
 // hasNoKeys tells a first start from a directory that lost a file: only the first may make a key.
 func (k *keyring) hasNoKeys() (bool, error) {
-	for _, pattern := range []string{"private.pem", "public.pem", "next-*.pem", "retired-*.pem"} {
-		found, err := fs.Glob(os.DirFS(k.dir), pattern)
-		if err != nil || len(found) > 0 {
-			return false, err
-		}
-	}
-	_, err := os.ReadDir(k.dir) // Glob hides that the directory cannot be read
-	return true, err
+	entries, err := os.ReadDir(k.dir)
+	return !slices.ContainsFunc(entries, func(e fs.DirEntry) bool {
+		kind, _, _ := strings.Cut(strings.TrimSuffix(e.Name(), ".pem"), "-")
+		return slices.Contains([]string{"private", "public", "next", "retired"}, kind)
+	}), err
 }
 
 // createFirst makes the first pair. Linking fails when the name is taken, so that of two servers
 // starting at once exactly one key wins, and the loser loads it.
 func (k *keyring) createFirst() error {
-	key, err := rsa.GenerateKey(rand.Reader, k.bits)
-	if err != nil {
-		return err
-	}
-	data, err := encodePrivate(key)
+	key, data, err := k.generate()
 	if err != nil {
 		return err
 	}
@@ -342,13 +336,19 @@ func (k *keyring) finish(private *rsa.PrivateKey, text []byte) error {
 	return nil
 }
 
-// publishNext makes the key that will sign from the given time on and adds it to the key set.
-func (k *keyring) publishNext(at time.Time) error {
+// generate makes a key and its PEM text.
+func (k *keyring) generate() (*rsa.PrivateKey, []byte, error) {
 	key, err := rsa.GenerateKey(rand.Reader, k.bits)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	data, err := encodePrivate(key)
+	return key, data, err
+}
+
+// publishNext makes the key that will sign from the given time on and adds it to the key set.
+func (k *keyring) publishNext(at time.Time) error {
+	_, data, err := k.generate()
 	if err != nil {
 		return err
 	}
@@ -533,7 +533,7 @@ func onePEM(path string, text []byte, types ...string) ([]byte, error) {
 // checkSize refuses keys that are too short to trust or too long to use.
 func checkSize(path string, key *rsa.PublicKey) error {
 	if bits := key.N.BitLen(); bits < minKeyBits || bits > maxKeyBits {
-		return fmt.Errorf("%s has %d bits; RS256 needs %d to %d (RFC 7518 section 3.3)", path, bits, minKeyBits, maxKeyBits)
+		return fmt.Errorf("%s has %d bits; keys here have %d to %d (RFC 7518 section 3.3 sets the lower bound)", path, bits, minKeyBits, maxKeyBits)
 	}
 	return nil
 }

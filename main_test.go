@@ -470,7 +470,7 @@ func (f *forger) with(name, raw string) string {
 func (f *forger) present(name string, status int, token string) {
 	f.Helper()
 	if strings.ContainsAny(token, "\r\n") {
-		if c, err := f.keys.current().verify(token, expected{f.cfg.issuer, f.cfg.audience, f.now()}); err == nil {
+		if c, err := f.keys.current().verify(token, expected{f.cfg.issuer, f.cfg.audience, f.now(), false}); err == nil {
 			f.Errorf("verify (%.120q) = %v; want an error", name, c)
 		}
 		return
@@ -721,7 +721,7 @@ func FuzzVerifyJWT(f *testing.F) {
 	dir := f.TempDir()
 	writeTestKeys(f, dir)
 	keys := noErr(openKeyring(dir, minKeyBits)).current()
-	want := expected{"https://auth.example", "app", time.Unix(1_800_000_000, 0)}
+	want := expected{"https://auth.example", "app", time.Unix(1_800_000_000, 0), false}
 	token := noErr(keys.sign(claims{Subject: "u", Email: "ada@example.com", Role: viewer, OrgID: defaultOrg, Issuer: want.issuer,
 		Audience: audience{want.audience}, IssuedAt: 1_800_000_000, ExpiresAt: 1_800_000_900, ID: "j", SessionID: "s"}))
 	p := strings.Split(token, ".")
@@ -753,8 +753,8 @@ func TestJWT_RefreshTokens(t *testing.T) {
 		"s." + secret: "s", newRefreshToken("abc"): "abc", long + "." + secret: long, "": "", ".": "", "s": "", "s.": "", "." + secret: "", secret: "", long + "s." + secret: "",
 		"s." + secret + ".": "", "s.." + secret: "", "s." + secret[1:]: "", "s." + secret + "A": "", "s." + secret[1:] + "B": "", "s." + secret + "=": "", "s." + secret + "\n": "", "s.\r\n" + secret: "", "s. " + secret: "",
 	} {
-		if got, ok := refreshTokenSession(token); ok != (want != "") || ok && got != want {
-			t.Errorf("refreshTokenSession(%q) = %q, %t; want %q", token, got, ok, want)
+		if got, ok := refreshTokenHandle(token); ok != (want != "") || ok && got != want {
+			t.Errorf("refreshTokenHandle(%q) = %q, %t; want %q", token, got, ok, want)
 		}
 	}
 	// A sealed successor: what the database knows, the hash of the parent, does not open it; nor does any other token.
@@ -972,7 +972,7 @@ func TestKeys_RotateByThemselves(t *testing.T) {
 	for range 10 * 24 * 60 / 7 {
 		ts.tick(t.Context())
 		set, now := ts.keys.current(), ts.now()
-		want := expected{ts.cfg.issuer, ts.cfg.audience, now}
+		want := expected{ts.cfg.issuer, ts.cfg.audience, now, false}
 		for _, k := range set.keys {
 			published[k.kid] = cmp.Or(published[k.kid], now.Unix())
 		}
@@ -1444,8 +1444,8 @@ func TestDB_FailedCommitIsNoAcknowledgement(t *testing.T) {
 	t.Parallel()
 	ts := newTestServer(t)
 	_, token := ts.mustLogin(adminEmail, adminPassword)
-	id, _ := refreshTokenSession(token)
-	next := candidate{sessionID: id, hash: hashToken(token), successorHash: hashToken("next")}
+	handle, _ := refreshTokenHandle(token)
+	next := candidate{sessionID: sessionIDOf(handle), hash: hashToken(token), successorHash: hashToken("next")}
 	errs := ts.batch([]*change{{apply: func(x *tx) error {
 		refusal, err := x.rotateOne(rotation{now: ts.now(), idle: time.Hour}, next, new(rotated))
 		return errors.Join(refusal, err)
@@ -2527,7 +2527,7 @@ func TestLogin_AnswersWithTokens(t *testing.T) {
 	if want := fmt.Sprintf(`{"alg":"RS256","kid":%q,"typ":"JWT"}`, kid); string(header) != want {
 		t.Errorf("header %s; want %s", header, want)
 	}
-	want := fmt.Sprintf(`^{"sub":%q,"email":"Ada@example.com","role":"operator","org_id":"acme","iss":"http://localhost:8100","aud":"pico-bot","iat":%d,"exp":%d,"jti":"[a-z2-7]{26}","sid":"[a-z2-7]{26}"}$`,
+	want := fmt.Sprintf(`^{"sub":%q,"email":"Ada@example.com","role":"operator","org_id":"acme","iss":"http://localhost:8100","aud":"pico-bot","iat":%d,"exp":%d,"jti":"[a-z2-7]{26}","sid":"[0-9a-f]{64}"}$`,
 		id, now.Unix(), now.Unix()+900)
 	if !regexp.MustCompile(want).Match(claims) {
 		t.Errorf("claims %s; want %s", claims, want)
@@ -3287,6 +3287,80 @@ func TestEvents_CannotBeForged(t *testing.T) {
 		if agent := a.json["sessions"].([]any)[0].(object)["user_agent"].(string) + a.json["sessions"].([]any)[1].(object)["user_agent"].(string); !strings.Contains(agent, "forged") || strings.ContainsAny(agent, "\r\n\x1b") {
 			t.Errorf("%s: sessions show the user agent %q", format, agent)
 		}
+	}
+}
+
+// TestLogout_ByWhatever: an expired access token still says which session is to end; all ends all, also beside
+// a refresh token; and without a bearer it is refused rather than ignored.
+func TestLogout_ByWhatever(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	access, refresh := ts.mustLogin(adminEmail, adminPassword)
+	ts.clock.advance(ts.cfg.accessTTL())
+	ts.want(ts.do("GET", auth+"/me", access, nil), 401, "token_expired", "GET /me after exp")
+	ts.want(ts.do("POST", auth+"/logout", access, nil), 200, "", "logout with an expired token")
+	ts.want(ts.refresh(refresh), 401, "invalid_token", "refresh after that")
+
+	access, refresh = ts.mustLogin(adminEmail, adminPassword)
+	other, _ := ts.mustLogin(adminEmail, adminPassword)
+	ts.wantProblem(ts.do("POST", auth+"/logout", "", object{"refresh_token": refresh, "all": true}), 422, "invalid_field", "all without a bearer")
+	ts.want(ts.do("POST", auth+"/logout", access, object{"refresh_token": refresh, "all": true}), 200, "", "logout of all")
+	ts.want(ts.do("GET", auth+"/me", other, nil), 401, "invalid_token", "GET /me of the other session")
+}
+
+// TestRefresh_SessionIDsEndNothing: other services and the log see the sid of access tokens.
+func TestRefresh_SessionIDsEndNothing(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	access, refresh := ts.mustLogin(adminEmail, adminPassword)
+	c, err := ts.keys.current().verify(access, expected{ts.cfg.issuer, ts.cfg.audience, ts.now(), false})
+	if err != nil || strings.Contains(refresh, c.SessionID) {
+		t.Fatalf("verify = %v; the refresh token %s must not contain the sid %s", err, refresh, c.SessionID)
+	}
+	made := newRefreshToken(c.SessionID)
+	ts.want(ts.refresh(made), 401, "invalid_token", "refresh with a made-up token")
+	ts.want(ts.do("POST", auth+"/logout", "", object{"refresh_token": made}), 200, "", "logout with a made-up token")
+	ts.want(ts.do("GET", auth+"/me", access, nil), 200, "", "GET /me after both")
+	ts.want(ts.refresh(refresh), 200, "", "refresh after both")
+}
+
+// TestLogin_HundredSessions: one account cannot make the server store or list more than maxSessions.
+func TestLogin_HundredSessions(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	_, oldest := ts.mustLogin(adminEmail, adminPassword)
+	ts.clock.advance(time.Second)
+	var access string
+	for range maxSessions {
+		access, _ = ts.mustLogin(adminEmail, adminPassword)
+	}
+	if a := ts.do("GET", auth+"/me/sessions", access, nil); a.json["total"] != float64(maxSessions) {
+		t.Errorf("GET /me/sessions = %.100s; want a total of %d", a.body, maxSessions)
+	}
+	ts.want(ts.refresh(oldest), 401, "invalid_token", "refresh of the session that was not used for longest")
+}
+
+// TestLogin_SimultaneousRenewal: four right logins at once of a user whose hash is renewed on the way all succeed.
+func TestLogin_SimultaneousRenewal(t *testing.T) {
+	t.Parallel()
+	for range 10 {
+		ts := newTestServer(t)
+		ts.mustUser("ada@example.com", viewer, defaultOrg)
+		ts.pragma(`UPDATE users SET password_hash = CAST(replace(CAST(password_hash AS TEXT), '$2a$', '$2b$') AS BLOB)`)
+		for i, a := range together(4, func(int) answer { return ts.tryLogin("ada@example.com", userPassword) }) {
+			ts.want(a, 200, "", fmt.Sprint("right login ", i))
+		}
+	}
+}
+
+// TestLogin_HashesOfOthers: what an adopted row can hold as a hash costs no more than a wrong password.
+func TestLogin_HashesOfOthers(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	ts.mustUser("ada@example.com", viewer, defaultOrg)
+	for _, hash := range []string{"", "!", "$2b$31$" + strings.Repeat("a", 53), "$2b$17$" + strings.Repeat("a", 53)} {
+		ts.pragma(fmt.Sprintf(`UPDATE users SET password_hash = CAST('%s' AS BLOB) WHERE email LIKE 'ada%%'`, hash))
+		ts.want(ts.tryLogin("ada@example.com", userPassword), 401, "invalid_credentials", "login with the hash "+hash)
 	}
 }
 

@@ -5,6 +5,8 @@ package main
 // request body. Everything not granted here is denied; a role this file does not know
 // (adopted databases may hold one) can do nothing but manage its own account.
 
+import "slices"
+
 // role is the position of a user. Roles are stored as these texts.
 type role = string
 
@@ -39,10 +41,10 @@ const (
 
 // roles is the policy: what each role may ask for. Object rules follow below.
 var roles = map[role][]permission{
-	superadmin: {permSelf, permUsersRead, permUsersEdit, permOrgEdit, permSettings},
-	orgAdmin:   {permSelf, permUsersRead, permUsersEdit},
-	operator:   {permSelf},
-	viewer:     {permSelf},
+	superadmin: {permUsersRead, permUsersEdit, permOrgEdit, permSettings},
+	orgAdmin:   {permUsersRead, permUsersEdit},
+	operator:   {},
+	viewer:     {},
 }
 
 // principal is an authenticated caller, as the database knew it when the request came in.
@@ -53,12 +55,7 @@ type principal struct {
 
 // allows tells whether a role holds a permission.
 func allows(r role, need permission) bool {
-	for _, p := range roles[r] {
-		if p == need {
-			return true
-		}
-	}
-	return need == permSelf // whoever could log in may manage that account, with an unknown role too
+	return need == permSelf || slices.Contains(roles[r], need) // whoever could log in may manage that account, with an unknown role too
 }
 
 func knownRole(r role) bool {

@@ -7,7 +7,6 @@ package main
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -297,8 +296,8 @@ func runKey(ctx context.Context, p process, cfg *config, args []string) error {
 	if err != nil {
 		return err
 	}
-	command := strings.Join(words[:1], "")
-	if (command == "drop") != (len(words) == 2) || len(words) > 2 || !strings.Contains(" list rotate drop ", " "+command+" ") {
+	command := words[0]
+	if arguments, known := map[string]int{"list": 0, "rotate": 0, "drop": 1}[command]; !known || len(words) != 1+arguments {
 		return usageError{errors.New(keyUsage)}
 	}
 	sh, err := openShell(ctx, p, cfg, o)
@@ -366,7 +365,7 @@ func (sh *shell) keyList() error {
 			}
 			continue
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\n", k.kid, k.state, cmp.Or(meaning[k.state], "")+at)
+		fmt.Fprintf(table, "%s\t%s\t%s\n", k.kid, k.state, meaning[k.state]+at)
 	}
 	return table.Flush()
 }
