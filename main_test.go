@@ -1829,6 +1829,42 @@ func TestAdopt_EverybodyKeepsLoggingIn(t *testing.T) {
 	}
 }
 
+// TestAdopt_DefaultPasswordsAreFound: whichever command adopted the file, and whoever is the configured admin now,
+// a server that can be reached from elsewhere does not start while an adopted superadmin has the default password.
+func TestAdopt_DefaultPasswordsAreFound(t *testing.T) {
+	t.Parallel()
+	cfg := defaultConfig()
+	dir := t.TempDir()
+	cfg.dataDir, cfg.databaseURL, cfg.bcryptCost = filepath.Join(dir, "keys"), "sqlite:///"+filepath.Join(dir, "auth.db"), 4
+	cfg.adminEmail, cfg.adminPassword, cfg.listen, cfg.issuer = "ops@example.com", "a password of its own", ":8100", "https://auth.example.com"
+	writeTestKeys(t, cfg.dataDir)
+	execFile(t, cfg.databasePath(), picoAuth)
+	execFile(t, cfg.databasePath(), `INSERT INTO users VALUES ('1', 'admin@pico.local', 'Admin', $1, 'superadmin', 'default', 'active', $2, NULL)`,
+		string(asImported(hash4(t, defaultAdminPassword))), picoTime)
+	for _, step := range []string{"adopted by a shell command", "at the start after it", "at the next start"} {
+		a, err := openApp(cfg, time.Now, discardLog)
+		noError(t, err)
+		if step != "adopted by a shell command" {
+			err := a.ensureAdmin(t.Context(), newHasher(t.Context(), 4, 1, time.Now))
+			if exitCode(err, io.Discard) != 2 || !strings.Contains(err.Error(), "admin@pico.local") {
+				t.Errorf("%s: %v; want a refusal that names admin@pico.local", step, err)
+			}
+		}
+		noError(t, a.store.close())
+	}
+}
+
+// TestAdopt_TwinsKeepTheirSpelling: when the twin in lower case is gone, nobody can register the spelling of the other.
+func TestAdopt_TwinsKeepTheirSpelling(t *testing.T) {
+	t.Parallel()
+	ts := adopted(t, picoAuth, hashToken)
+	lower, err := ts.store.userByLogin("twin@example.com")
+	noError(t, err)
+	ts.want(ts.do("DELETE", auth+"/users/"+lower.id, ts.mustAdmin(), nil), 200, "", "DELETE of the lower twin")
+	ts.want(ts.do("POST", auth+"/register", "", object{"email": "Twin@example.com", "password": userPassword}), 409, "user_exists", "the other's spelling")
+	ts.want(ts.do("POST", auth+"/register", "", object{"email": "twin@example.com", "password": userPassword}), 200, "", "the free spelling")
+}
+
 // checkAdoptedTokens: a refresh token of pico-auth works once, becomes one of ours, and revokes when it comes again.
 func checkAdoptedTokens(ts *testServer) {
 	ts.Helper()
