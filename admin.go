@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	pageRows  = 500 // users read at a time; a page of them is what a list of any length costs in memory
-	limitRows = 1000
+	pageRows = 500  // users read at a time; a page of them is what a list of any length costs in memory
+	maxLimit = 1000 // of ?limit=
 )
 
 // handleListUsers writes all users the caller may see, or one page of them with ?limit= and ?after=.
@@ -29,9 +29,9 @@ func (s *server) handleListUsers(w *response, r *http.Request, p principal) erro
 	if err != nil {
 		return invalidField("after", "must be the next value of the previous page")
 	}
-	limit, err := queryNumber(q.Get("limit"), 1, limitRows)
+	limit, err := queryNumber(q.Get("limit"), 1, maxLimit)
 	if err != nil {
-		return invalidField("limit", fmt.Sprintf("must be a whole number from 1 to %d", limitRows))
+		return invalidField("limit", fmt.Sprintf("must be a whole number from 1 to %d", maxLimit))
 	}
 	total, err := s.store.countUsers(filter)
 	if err != nil {
@@ -87,6 +87,7 @@ func (s *server) streamUsers(w *response, r *http.Request, l userList) error {
 		}
 		var err error
 		if l.page, err = s.store.listUsers(l.filter, last, int(left)); err != nil {
+			s.log.Error("request.failed", "id", w.requestID(), "pattern", r.Pattern, "err", err)
 			panic(http.ErrAbortHandler)
 		}
 	}
@@ -108,11 +109,14 @@ func (s *server) handleCreateUser(w *response, r *http.Request, p principal) err
 		maybeText("role", &u.role), maybeText("org_id", &u.orgID)); err != nil {
 		return err
 	}
-	if err := s.checkNewUser(u, password); err != nil {
-		return err
+	if !knownRole(u.role) {
+		return invalidRole(u.role)
 	}
-	if !mayGrant(p.user, u.role) || !mayEditUser(p.user, u) { // asked again inside the change
-		return forbidden("You may not create this user")
+	if field, err := checkNewUser(u, password, s.cfg.passwordMinLength); err != nil {
+		return invalidField(field, err.Error())
+	}
+	if err := mayCreate(p.user, u); err != nil { // before a hash is spent; asked again inside the change
+		return err
 	}
 	return s.addUser(w, r, p, u, password)
 }

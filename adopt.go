@@ -72,7 +72,8 @@ func adopt(conn *sql.Conn, path string, legacyKey []byte, now time.Time) (openin
 	if err != nil {
 		return did, err
 	}
-	rows, err := conn.QueryContext(ctx, `SELECT email FROM users WHERE email_key <> lower(email) OR lower(email) IN (SELECT lower(email) FROM users WHERE email_key <> lower(email)) ORDER BY seq`)
+	rows, err := conn.QueryContext(ctx, `SELECT email FROM users
+		WHERE lower(email) IN (SELECT lower(email) FROM users WHERE email_key <> lower(email)) ORDER BY seq`)
 	if err != nil {
 		return did, err
 	}

@@ -63,7 +63,7 @@ CREATE TABLE sessions (
 	sealed       BLOB,              -- the current token, readable only with the parent; null without a reuse grace
 	created_at   INTEGER NOT NULL,  -- unix seconds, as are all below
 	last_used_at INTEGER NOT NULL,  -- when the current token was made
-	expires_at   INTEGER NOT NULL,  -- end of the idle lifetime, never after ends_at
+	expires_at   INTEGER NOT NULL,  -- end of the idle lifetime, never after ends_at; the only one that is compared
 	ends_at      INTEGER NOT NULL,  -- end of the absolute lifetime
 	ip           TEXT NOT NULL,     -- client of the last login or refresh
 	user_agent   TEXT NOT NULL      -- of that client
@@ -388,7 +388,9 @@ func (w *writer) run() {
 	}
 }
 
-// commit applies a batch in one transaction. Its error concerns every change of the batch.
+// commit applies a batch in one transaction. There are three ways to fail: a change (undone to its savepoint, the
+// others go on), a full or failing disk (SQLite may have rolled back everything), and COMMIT itself. Only the
+// first concerns one caller; the error returned concerns every change of the batch.
 func (w *writer) commit(batch []*change) (err error) {
 	if _, err := w.tx.exec(`BEGIN IMMEDIATE`); err != nil {
 		return err
@@ -407,7 +409,7 @@ func (w *writer) commit(batch []*change) (err error) {
 		}
 		if c.err = c.applySafely(w.tx); c.err != nil {
 			if _, err := w.tx.exec(`ROLLBACK TO change`); err != nil {
-				return cmpErr(c.err, err)
+				return rootCause(c.err, err)
 			}
 		}
 		if _, err := w.tx.exec(`RELEASE change`); err != nil {
@@ -428,8 +430,8 @@ func (c *change) applySafely(t *tx) (err error) {
 	return c.apply(t)
 }
 
-// cmpErr prefers the cause that a full or failing disk gave to the first statement.
-func cmpErr(cause, consequence error) error {
+// rootCause prefers the cause that a full or failing disk gave to the first statement.
+func rootCause(cause, consequence error) error {
 	if errors.Is(dbErr(cause), errUnavailable) {
 		return cause
 	}
@@ -594,6 +596,11 @@ func (s *store) userByID(id string) (u user, err error) {
 	return u, err
 }
 
+func (t *tx) userByID(id string) (u user, err error) {
+	err = t.get(`SELECT `+userColumns+` FROM users u WHERE u.id = $1`, []any{id}, u.fields()...)
+	return u, err
+}
+
 // createUser adds a user; its seq is ignored. errConflict when the email is taken.
 func (s *store) createUser(ctx context.Context, by principal, u user, allowed func(actor user) error) error {
 	return s.writer.do(ctx, func(t *tx) error {
@@ -616,7 +623,8 @@ func (s *store) createUser(ctx context.Context, by principal, u user, allowed fu
 
 // recheck reads the actor again, inside the transaction: whoever was demoted, suspended or logged out
 // since the request was authenticated changes nothing any more. A principal without a session is
-// the operator's shell or the server itself, and allowed is not asked; a bearer always has one (checkClaims).
+// the operator's shell or the server itself, and allowed is not asked; a bearer always has one (checkClaims). The
+// attack: an org_admin is demoted while its request waits for bcrypt or for the writer.
 func (t *tx) recheck(by principal, allowed func(actor user) error) error {
 	if by.sessionID == "" {
 		return nil
@@ -647,7 +655,8 @@ func (s *store) editUser(ctx context.Context, by principal, id string, apply fun
 		if err := t.recheck(by, func(fresh user) error { actor = fresh; return nil }); err != nil {
 			return err
 		}
-		if err := t.get(`SELECT `+userColumns+` FROM users u WHERE u.id = $1`, []any{id}, before.fields()...); err != nil {
+		var err error
+		if before, err = t.userByID(id); err != nil {
 			return err
 		}
 		after = before
@@ -809,7 +818,8 @@ func (s *store) openSession(ctx context.Context, l login) (u user, err error) {
 			l.user.id, ss.id, maxSessions); err != nil {
 			return err
 		}
-		return t.get(`SELECT `+userColumns+` FROM users u WHERE u.id = $1`, []any{l.user.id}, u.fields()...)
+		u, err = t.userByID(l.user.id)
+		return err
 	})
 	return u, err
 }
@@ -846,7 +856,8 @@ type rotated struct {
 
 // rotate replaces the current refresh token of a session in one compare-and-swap: of any number of
 // concurrent uses of a token exactly one wins. A token that is not current is a stolen or replayed one, and
-// the session ends (RFC 9700 section 4.14.2), with errReuse.
+// the session ends (RFC 9700 section 4.14.2), with errReuse. done.user is set unless the error is errNoSession
+// or errSessionExpired; with errReuse it is the id only.
 func (s *store) rotate(ctx context.Context, r rotation) (done rotated, err error) {
 	if !slices.ContainsFunc(r.candidates, func(c candidate) bool { return s.sessionExists(c.sessionID) }) {
 		return done, errNoSession // strangers with made-up tokens do not get as far as the writer
@@ -889,7 +900,7 @@ func (t *tx) rotateOne(r rotation, c candidate, done *rotated) (refusal, err err
 	if err != nil || refusal != nil {
 		return refusal, err
 	}
-	if err := t.get(`SELECT `+userColumns+` FROM users u WHERE u.id = $1`, []any{userID}, done.user.fields()...); err != nil {
+	if done.user, err = t.userByID(userID); err != nil {
 		return nil, err
 	}
 	if done.user.status != statusActive { // suspension ends sessions; this holds even if one were left

@@ -63,8 +63,8 @@ func (s *server) handleRegister(w *response, r *http.Request, _ principal) error
 		return &apiError{status: http.StatusForbidden, code: "registration_disabled", detail: "Public registration is disabled"}
 	}
 	u.role, u.orgID = viewer, defaultOrg
-	if err := s.checkNewUser(u, password); err != nil {
-		return err
+	if field, err := checkNewUser(u, password, s.cfg.passwordMinLength); err != nil {
+		return invalidField(field, err.Error())
 	}
 	if v := s.throttle.registered(s.throttle.clientKey(w.clientIP())); v.rule != "" {
 		s.event(w, "registration.throttled")
@@ -81,12 +81,7 @@ func (s *server) addUser(w *response, r *http.Request, by principal, u user, pas
 	}
 	u.id, u.passwordHash, u.defaultPassword = newID(), hash, password == defaultAdminPassword
 	u.status, u.createdAt = statusActive, s.now().Unix()
-	err = s.store.createUser(r.Context(), by, u, func(actor user) error {
-		if !mayGrant(actor, u.role) || !mayEditUser(actor, u) {
-			return forbidden("You may not create this user")
-		}
-		return nil
-	})
+	err = s.store.createUser(r.Context(), by, u, func(actor user) error { return mayCreate(actor, u) })
 	if errors.Is(err, errConflict) {
 		return &apiError{status: http.StatusConflict, code: "user_exists", detail: "User already exists: " + u.email}
 	}
@@ -102,8 +97,15 @@ func (s *server) addUser(w *response, r *http.Request, by principal, u user, pas
 	}{u.id, u.email, u.role, u.status})
 }
 
-// tokens is the success body of login and refresh.
-type tokens struct {
+func mayCreate(actor, u user) error {
+	if !mayGrant(actor, u.role) || !mayEditUser(actor, u) {
+		return forbidden("You may not create this user")
+	}
+	return nil
+}
+
+// tokenResponse is the success body of login and refresh (RFC 6749 section 5.1).
+type tokenResponse struct {
 	AccessToken  string `json:"access_token"`
 	RefreshToken string `json:"refresh_token"`
 	TokenType    string `json:"token_type"`
@@ -111,7 +113,7 @@ type tokens struct {
 }
 
 // handleLogin opens a session. What it learns before the password is compared changes neither the time
-// nor the answer; what concerns the account is told only afterwards (OWASP ASVS 6.3.8).
+// nor the answer; what concerns the account is told only afterwards (ASVS 5.0, 6.3.8).
 func (s *server) handleLogin(w *response, r *http.Request, _ principal) error {
 	var email, password string
 	if err := decode(w, r, needText("email", &email), needText("password", &password)); err != nil {
@@ -242,7 +244,7 @@ func (s *server) writeTokens(w *response, u user, sessionID, refresh string) err
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, tokens{access, refresh, "Bearer", int64(s.cfg.accessTTL() / time.Second)})
+	return writeJSON(w, tokenResponse{access, refresh, "Bearer", int64(s.cfg.accessTTL() / time.Second)})
 }
 
 // handleRefresh exchanges a refresh token for its successor and an access token with the role, email and
@@ -483,24 +485,18 @@ func (s *server) handleRevokeSession(w *response, r *http.Request, p principal) 
 // newID makes an id of 128 random bits for users, sessions and tokens.
 func newID() string { return strings.ToLower(rand.Text()) }
 
-// checkNewUser holds for everybody who is added, by whatever way.
-func (s *server) checkNewUser(u user, password string) error {
+// checkNewUser holds for everybody who is added, by whatever way. field is what is wrong, as bodies call it.
+func checkNewUser(u user, password string, minLength int) (field string, err error) {
 	if err := checkEmail(u.email); err != nil {
-		return invalidField("email", err.Error())
+		return "email", err
 	}
-	if err := checkNewPassword(password, s.cfg.passwordMinLength); err != nil {
-		return invalidField("password", err.Error())
+	if err := checkNewPassword(password, minLength); err != nil {
+		return "password", err
 	}
 	if err := checkName(u.displayName, 0, 255); err != nil {
-		return invalidField("display_name", err.Error())
+		return "display_name", err
 	}
-	if err := checkName(u.orgID, 1, 100); err != nil {
-		return invalidField("org_id", err.Error())
-	}
-	if !knownRole(u.role) {
-		return invalidRole(u.role)
-	}
-	return nil
+	return "org_id", checkName(u.orgID, 1, 100)
 }
 
 func invalidRole(r string) error {

@@ -8,6 +8,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,13 +27,9 @@ import (
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
-
-	"crypto/rand"
 )
 
-const (
-	maxBodyBytes = 64 << 10
-)
+const maxBodyBytes = 64 << 10 // of a request
 
 // server answers requests. Its fields are set by newServer and not changed afterwards.
 type server struct {
@@ -298,9 +295,11 @@ func asAPIError(err error) *apiError {
 	case errors.As(err, &e):
 		return e
 	case errors.Is(err, errUnavailable):
-		return &apiError{status: http.StatusServiceUnavailable, code: "storage_unavailable", detail: "Changes cannot be stored at the moment", retry: 5 * time.Second, cause: err}
+		return &apiError{status: http.StatusServiceUnavailable, code: "storage_unavailable",
+			detail: "Changes cannot be stored at the moment", retry: 5 * time.Second, cause: err}
 	case errors.Is(err, errBusy):
-		return &apiError{status: http.StatusServiceUnavailable, code: "busy", detail: "Too many password checks are waiting", retry: 2 * time.Second, cause: err}
+		return &apiError{status: http.StatusServiceUnavailable, code: "busy",
+			detail: "Too many password checks are waiting", retry: 2 * time.Second, cause: err}
 	case errors.Is(err, errLastSuperadmin):
 		return &apiError{status: http.StatusConflict, code: "last_superadmin", detail: "This would remove the last active superadmin"}
 	case errors.Is(err, errNoSession):
@@ -360,8 +359,11 @@ func (s *server) recoverPanic(w *response, r *http.Request) {
 	if p == nil {
 		return
 	}
+	if p == http.ErrAbortHandler { // a handler's own decision, logged there
+		panic(p)
+	}
 	s.log.Error("panic", "id", w.requestID(), "pattern", r.Pattern, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-	if p == http.ErrAbortHandler || w.size > 0 {
+	if w.size > 0 {
 		panic(http.ErrAbortHandler)
 	}
 	w.muted = false
@@ -381,16 +383,16 @@ func writeJSON(w *response, v any) error {
 	return nil
 }
 
-// writeBody writes status and body at once, with the length that RFC 9110 section 8.6 wants, also for HEAD.
+// writeBody writes status and body at once, with their length, also for HEAD (RFC 9110 section 8.6).
 func writeBody(w *response, status int, body []byte) {
-	if status != http.StatusNoContent {
+	if status != http.StatusNoContent && status != http.StatusNotModified {
 		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	}
 	w.WriteHeader(status)
 	w.Write(body) // an error means that the client is gone
 }
 
-// message is the success body of requests that have nothing to return.
+// writeMessage is the success of requests that have nothing to return.
 func writeMessage(w *response, text string) error {
 	return writeJSON(w, map[string]string{"message": text})
 }
@@ -554,7 +556,7 @@ func foreign(r *http.Request) bool {
 	return !loopbackHost(host)
 }
 
-// cors sets the headers for browser applications on other origins (Fetch standard section 3.2) and
+// cors sets the headers for browser applications on other origins (Fetch standard, "HTTP extensions") and
 // answers preflights. Credentials are never allowed: there are no cookies, and bearer tokens do not
 // need it. The key set and discovery hold no secret and are readable from anywhere.
 func (s *server) cors(w *response, r *http.Request) (answered bool) {
@@ -642,7 +644,8 @@ func cleanText(v string) string {
 // --- net/http's own refusals ---
 
 // problemListener rewrites the few answers that net/http sends without asking a handler, such as
-// "400 Bad Request" or "431 Request Header Fields Too Large" in text/plain, into our form.
+// "400 Bad Request" or "431 Request Header Fields Too Large" in text/plain, into our form. Under TLS it is not used:
+// net/http recognises TLS and HTTP/2 by the type *tls.Conn, which cannot be wrapped, so there they stay as they are.
 type problemListener struct{ net.Listener }
 
 func (l problemListener) Accept() (net.Conn, error) {
@@ -669,7 +672,8 @@ func (c problemConn) Write(b []byte) (int, error) {
 	title := http.StatusText(status)
 	code := strings.ToLower(strings.ReplaceAll(title, " ", "_"))
 	body, _ := json.Marshal(problem{Type: "about:blank", Title: title, Status: status, Detail: title, Code: code, Error: title})
-	_, err = fmt.Fprintf(c.Conn, "HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nContent-Security-Policy: default-src 'none'\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
-		status, title, len(body), body)
+	_, err = fmt.Fprintf(c.Conn, "HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nCache-Control: no-store\r\n"+
+		"X-Content-Type-Options: nosniff\r\nContent-Security-Policy: default-src 'none'\r\n"+
+		"Content-Length: %d\r\nConnection: close\r\n\r\n%s", status, title, len(body), body)
 	return len(b), err
 }

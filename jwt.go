@@ -199,7 +199,7 @@ func checkJSON(data []byte) error {
 		return fmt.Errorf("%w: text that is not Unicode", errNotJSON)
 	}
 	dec := json.NewDecoder(strings.NewReader(string(data)))
-	dec.UseNumber()
+	dec.UseNumber() // 1e999 is JSON, though no float64
 	if err := checkValue(dec, 0); err != nil {
 		return err
 	}
@@ -230,7 +230,7 @@ func checkValue(dec *json.Decoder, depth int) error {
 			if err != nil || !isString {
 				return errNotJSON
 			}
-			folded := strings.ToLower(strings.ToUpper(name))
+			folded := strings.ToLower(strings.ToUpper(name)) // encoding/json also takes ſ for s and K (U+212A) for k
 			if seen[folded] {
 				return fmt.Errorf("%w: a member name occurs twice", errNotJSON)
 			}

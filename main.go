@@ -370,7 +370,8 @@ func (a *app) ensureAdmin(ctx context.Context, h *hasher) error {
 		return err
 	}
 	if reason := a.cfg.exposed(); reason != "" {
-		return usageError{fmt.Errorf("%s, but %s still has the published default password; on this machine run: pico-auth user passwd %s (AUTH_ADMIN_PASSWORD counts only when the admin is created)", reason, email, email)}
+		return usageError{fmt.Errorf("%s, but %s still has the published default password; on this machine run: "+
+			"pico-auth user passwd %s (AUTH_ADMIN_PASSWORD counts only when the admin is created)", reason, email, email)}
 	}
 	a.log.Warn("this user has the published default password `admin`, which works on this machine only; change it with: pico-auth user passwd "+email, "email", email)
 	return nil

@@ -313,6 +313,14 @@ func (ts *testServer) refresh(token string) answer {
 	return ts.do("POST", auth+"/refresh", "", object{"refresh_token": token})
 }
 
+// must is for steps of a test that are not what it is about.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
 var discardLog = slog.New(slog.DiscardHandler)
 
 // TestHarness_Works is the shortest story: the harness logs in and out again.
@@ -398,17 +406,9 @@ func TestRBAC_NamelessOrg(t *testing.T) {
 
 // === jwt.go ===
 
-// noErr unwraps what only a broken test set-up can refuse.
-func noErr[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
-}
-
 // segment and unsegment are base64url by other code than decodeCanonical.
 func segment[T string | []byte](b T) string { return base64.RawURLEncoding.EncodeToString([]byte(b)) }
-func unsegment(s string) []byte             { return noErr(base64.RawURLEncoding.Strict().DecodeString(s)) }
+func unsegment(s string) []byte             { return must(base64.RawURLEncoding.Strict().DecodeString(s)) }
 func bigNumber(s string) *big.Int           { return new(big.Int).SetBytes(unsegment(s)) }
 
 func TestJWT_RFC7515A2(t *testing.T) {
@@ -453,7 +453,7 @@ func newForger(t *testing.T) *forger {
 // signed is RS256 with the forger's key over two segments, whatever they are.
 func (f *forger) signed(header, payload string) string {
 	digest := sha256.Sum256([]byte(header + "." + payload))
-	return header + "." + payload + "." + segment(noErr(rsa.SignPKCS1v15(nil, f.key, crypto.SHA256, digest[:])))
+	return header + "." + payload + "." + segment(must(rsa.SignPKCS1v15(nil, f.key, crypto.SHA256, digest[:])))
 }
 
 // with is the claims with one member set to a JSON text, or removed when that is empty.
@@ -463,7 +463,7 @@ func (f *forger) with(name, raw string) string {
 	if members[name] = json.RawMessage(raw); raw == "" {
 		delete(members, name)
 	}
-	return string(noErr(json.Marshal(members)))
+	return string(must(json.Marshal(members)))
 }
 
 // present shows a token at GET /me. One with CR or LF, which no header can carry, goes to verifyJWT itself.
@@ -532,7 +532,7 @@ func TestJWT_ForgedAlgorithm(t *testing.T) {
 		}
 	}
 	// HMAC keyed with what everybody knows of our key (CVE-2016-10555).
-	spki, pkcs1 := noErr(x509.MarshalPKIXPublicKey(&f.key.PublicKey)), x509.MarshalPKCS1PublicKey(&f.key.PublicKey)
+	spki, pkcs1 := must(x509.MarshalPKIXPublicKey(&f.key.PublicKey)), x509.MarshalPKCS1PublicKey(&f.key.PublicKey)
 	pem1, pem2 := keysPEM("PUBLIC KEY", spki), keysPEM("RSA PUBLIC KEY", pkcs1)
 	n, _ := jwkNumbers(&f.key.PublicKey)
 	document := []byte(f.do("GET", jwksPath, "", nil).body)
@@ -547,7 +547,7 @@ func TestJWT_ForgedAlgorithm(t *testing.T) {
 	}
 	// Truly signed with our own key.
 	for alg, opts := range map[string]crypto.SignerOpts{"RS384": crypto.SHA384, "RS512": crypto.SHA512, "PS256": &rsa.PSSOptions{Hash: crypto.SHA256}} {
-		try(alg, func(in []byte) []byte { return noErr(crypto.SignMessage(f.key, rand.Reader, in, opts)) })
+		try(alg, func(in []byte) []byte { return must(crypto.SignMessage(f.key, rand.Reader, in, opts)) })
 	}
 }
 
@@ -720,9 +720,9 @@ func FuzzCheckJSON(f *testing.F) {
 func FuzzVerifyJWT(f *testing.F) {
 	dir := f.TempDir()
 	writeTestKeys(f, dir)
-	keys := noErr(openKeyring(dir, minKeyBits)).current()
+	keys := must(openKeyring(dir, minKeyBits)).current()
 	want := expected{"https://auth.example", "app", time.Unix(1_800_000_000, 0), false}
-	token := noErr(keys.sign(claims{Subject: "u", Email: "ada@example.com", Role: viewer, OrgID: defaultOrg, Issuer: want.issuer,
+	token := must(keys.sign(claims{Subject: "u", Email: "ada@example.com", Role: viewer, OrgID: defaultOrg, Issuer: want.issuer,
 		Audience: audience{want.audience}, IssuedAt: 1_800_000_000, ExpiresAt: 1_800_000_900, ID: "j", SessionID: "s"}))
 	p := strings.Split(token, ".")
 	for _, seed := range []string{token, "", p[0] + "..", p[0] + "." + p[1] + ".", token + "=", token + "\n", p[0] + ".\n" + p[1] + "." + p[2], segment(`{"alg":"none"}`) + "." + p[1] + "."} {
@@ -732,7 +732,7 @@ func FuzzVerifyJWT(f *testing.F) {
 		c, err := verifyJWT(s, want, keys.byHead)
 		if (err == nil) != (s == token) || (err != nil && fmt.Sprint(c) != fmt.Sprint(claims{})) {
 			t.Errorf("verifyJWT(%q) = %v, %v; only %q was signed", s, c, err, token)
-		} else if err == nil && noErr(keys.sign(c)) != s {
+		} else if err == nil && must(keys.sign(c)) != s {
 			t.Errorf("verifyJWT accepts %q, which encodes again as something else", s)
 		}
 	})
@@ -759,8 +759,8 @@ func TestJWT_RefreshTokens(t *testing.T) {
 	}
 	// A sealed successor: what the database knows, the hash of the parent, does not open it; nor does any other token.
 	parent, successor := newRefreshToken("s"), newRefreshToken("s")
-	sealed := noErr(sealToken(parent, successor))
-	if got, err := openToken(parent, sealed); err != nil || got != successor || bytes.Equal(sealed, noErr(sealToken(parent, successor))) {
+	sealed := must(sealToken(parent, successor))
+	if got, err := openToken(parent, sealed); err != nil || got != successor || bytes.Equal(sealed, must(sealToken(parent, successor))) {
 		t.Errorf("openToken(sealToken) = %q, %v; want %q, and another text each time", got, err, successor)
 	}
 	for _, key := range []string{"", successor, parent + " ", string(hashToken(parent)), hex.EncodeToString(hashToken(parent))} {
@@ -783,18 +783,18 @@ type spareKey struct {
 }
 
 var keysSpare = sync.OnceValue(func() spareKey {
-	key := noErr(rsa.GenerateKey(rand.Reader, 2048))
-	return spareKey{key, keysPEM("PRIVATE KEY", noErr(x509.MarshalPKCS8PrivateKey(key))), keysPEM("PUBLIC KEY", noErr(x509.MarshalPKIXPublicKey(&key.PublicKey)))}
+	key := must(rsa.GenerateKey(rand.Reader, 2048))
+	return spareKey{key, keysPEM("PRIVATE KEY", must(x509.MarshalPKCS8PrivateKey(key))), keysPEM("PUBLIC KEY", must(x509.MarshalPKIXPublicKey(&key.PublicKey)))}
 })
 
 // keysDir makes a key directory of these files; nil stands for none. The brackets in its name are no pattern.
 func keysDir(t *testing.T, files map[string][]byte) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "keys [1]")
-	noErr(0, os.Mkdir(dir, 0o700))
+	must(0, os.Mkdir(dir, 0o700))
 	for name, data := range files {
 		if data != nil {
-			noErr(0, os.WriteFile(filepath.Join(dir, name), data, 0o600))
+			must(0, os.WriteFile(filepath.Join(dir, name), data, 0o600))
 		}
 	}
 	return dir
@@ -803,9 +803,9 @@ func keysDir(t *testing.T, files map[string][]byte) string {
 // keysFiles is everything about the files of a directory that must not change unasked.
 func keysFiles(dir string) map[string]string {
 	files := map[string]string{}
-	for _, e := range noErr(os.ReadDir(dir)) {
-		info := noErr(e.Info())
-		files[e.Name()] = fmt.Sprint(info.Mode(), info.ModTime().UnixNano(), " ", string(noErr(os.ReadFile(filepath.Join(dir, e.Name())))))
+	for _, e := range must(os.ReadDir(dir)) {
+		info := must(e.Info())
+		files[e.Name()] = fmt.Sprint(info.Mode(), info.ModTime().UnixNano(), " ", string(must(os.ReadFile(filepath.Join(dir, e.Name())))))
 	}
 	return files
 }
@@ -819,18 +819,18 @@ func TestKeys_FirstStartIsPrivate(t *testing.T) {
 	home := t.TempDir()
 	dir := filepath.Join(home, "deep", "keys")
 	start := func() string {
-		cmd := exec.Command("sh", "-c", `umask 0; touch auth.db; exec "$0" key list --json`, noErr(os.Executable()))
+		cmd := exec.Command("sh", "-c", `umask 0; touch auth.db; exec "$0" key list --json`, must(os.Executable()))
 		cmd.Dir = home
 		cmd.Env = []string{"PICO_AUTH_RUN_MAIN=1", "HOME=" + home, "AUTH_DATA_DIR=" + dir, "DATABASE_URL=sqlite:///auth.db"}
-		return string(noErr(cmd.Output()))
+		return string(must(cmd.Output()))
 	}
 	first := start()
 	for path, want := range map[string]os.FileMode{filepath.Dir(dir): 0o700, dir: 0o700, filepath.Join(dir, "private.pem"): 0o600, filepath.Join(home, "auth.db"): 0o600} {
-		if got := noErr(os.Stat(path)).Mode().Perm(); got != want {
+		if got := must(os.Stat(path)).Mode().Perm(); got != want {
 			t.Errorf("under umask 0 %s has mode %o; want %o", path, got, want)
 		}
 	}
-	if second := start(); second != first || !strings.Contains(first, noErr(openKeyring(dir, minKeyBits)).current().signing().kid) {
+	if second := start(); second != first || !strings.Contains(first, must(openKeyring(dir, minKeyBits)).current().signing().kid) {
 		t.Errorf("the first start lists %s, the second %s; want the same key", first, second)
 	}
 }
@@ -841,10 +841,10 @@ func TestKeys_EightFirstStartsAtOnce(t *testing.T) {
 	var rings [8]*keyring
 	var wg sync.WaitGroup
 	for i := range rings {
-		wg.Go(func() { rings[i] = noErr(openKeyring(dir, minKeyBits)) })
+		wg.Go(func() { rings[i] = must(openKeyring(dir, minKeyBits)) })
 	}
 	wg.Wait()
-	kid, created := noErr(openKeyring(dir, minKeyBits)).current().signing().kid, 0
+	kid, created := must(openKeyring(dir, minKeyBits)).current().signing().kid, 0
 	for _, k := range rings {
 		if k.created {
 			created++
@@ -862,9 +862,9 @@ func TestKeys_EightFirstStartsAtOnce(t *testing.T) {
 func TestKeys_DamageIsRefused(t *testing.T) {
 	t.Parallel()
 	private, public, spare := testKeys()["private.pem"], testKeys()["public.pem"], keysSpare()
-	ec := noErr(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
-	ecPrivate, ecPublic := keysPEM("PRIVATE KEY", noErr(x509.MarshalPKCS8PrivateKey(ec))), keysPEM("PUBLIC KEY", noErr(x509.MarshalPKIXPublicKey(&ec.PublicKey)))
-	small := keysPEM("PRIVATE KEY", noErr(x509.MarshalPKCS8PrivateKey(noErr(rsa.GenerateKey(rand.Reader, 1024)))))
+	ec := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	ecPrivate, ecPublic := keysPEM("PRIVATE KEY", must(x509.MarshalPKCS8PrivateKey(ec))), keysPEM("PUBLIC KEY", must(x509.MarshalPKIXPublicKey(&ec.PublicKey)))
+	small := keysPEM("PRIVATE KEY", must(x509.MarshalPKCS8PrivateKey(must(rsa.GenerateKey(rand.Reader, 1024)))))
 	encrypted := pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Headers: map[string]string{"Proc-Type": "4,ENCRYPTED", "DEK-Info": "AES-128-CBC,00"},
 		Bytes: x509.MarshalPKCS1PrivateKey(spare.key)})
 	const next, retired = "next-1800000000.pem", "retired-1800000000-x.pem"
@@ -910,7 +910,7 @@ func TestKeys_OtherSpellings(t *testing.T) {
 	for name, private := range map[string][]byte{"PKCS#8": spare.private, "PKCS#1": keysPEM("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(spare.key)),
 		"CRLF": crlf(spare.private), "no final newline": bytes.TrimSpace(spare.private)} {
 		dir := keysDir(t, map[string][]byte{"private.pem": private, "public.pem": crlf(spare.public), "old.pem": []byte("x")})
-		noErr(0, os.Chmod(filepath.Join(dir, "private.pem"), 0o440))
+		must(0, os.Chmod(filepath.Join(dir, "private.pem"), 0o440))
 		before := keysFiles(dir)
 		k, err := openKeyring(dir, minKeyBits)
 		if err != nil || !k.current().signing().private.Equal(spare.key) || k.current().pemText != string(private) || !maps.Equal(before, keysFiles(dir)) {
@@ -923,7 +923,7 @@ func TestKeys_OtherSpellings(t *testing.T) {
 func TestKeys_KillAtEveryStep(t *testing.T) {
 	t.Parallel()
 	private, public, spare := testKeys()["private.pem"], testKeys()["public.pem"], keysSpare()
-	a, b := noErr(openKeyring(keysDir(t, testKeys()), minKeyBits)).current().signing().kid, thumbprint(&spare.key.PublicKey)
+	a, b := must(openKeyring(keysDir(t, testKeys()), minKeyBits)).current().signing().kid, thumbprint(&spare.key.PublicKey)
 	retired := "retired-1800000960-" + a + ".pem"
 	type step struct {
 		file    string
@@ -991,7 +991,7 @@ func TestKeys_RotateByThemselves(t *testing.T) {
 		for _, k := range signers {
 			gone[k] = set.byHead[headerFor(k)] == nil
 		}
-		tokens = append(tokens, noErr(set.sign(claims{Subject: "u", ID: "j", SessionID: "s", Issuer: want.issuer, Audience: audience{want.audience},
+		tokens = append(tokens, must(set.sign(claims{Subject: "u", ID: "j", SessionID: "s", Issuer: want.issuer, Audience: audience{want.audience},
 			IssuedAt: now.Unix(), ExpiresAt: now.Add(ts.cfg.accessTTL()).Unix()})))
 		ts.clock.advance(7 * time.Minute)
 	}
@@ -1006,7 +1006,7 @@ func TestKeys_ClockJumpPurgesNothing(t *testing.T) {
 	ts := newTestServer(t)
 	ts.tick(t.Context())
 	access := ts.mustAdmin()
-	noErr(0, errors.Join(ts.keys.publishNext(ts.now()), ts.keys.promote(ts.now(), ts.now().Add(ts.keyPlan().validFor))))
+	must(0, errors.Join(ts.keys.publishNext(ts.now()), ts.keys.promote(ts.now(), ts.now().Add(ts.keyPlan().validFor))))
 	for _, jump := range []time.Duration{365 * 24 * time.Hour, -365 * 24 * time.Hour} {
 		ts.clock.advance(jump)
 		ts.tick(t.Context())
@@ -1033,19 +1033,19 @@ func TestKeys_ServerFollowsTheShell(t *testing.T) {
 	if err := key("drop", f.kid); !errors.Is(err, errKeyInUse) {
 		t.Errorf("key drop (the signing key) = %v; want %v", err, errKeyInUse)
 	}
-	noErr(0, key("rotate"))
+	must(0, key("rotate"))
 	next, _ := f.keys.next()
 	if body := f.do("GET", jwksPath, "", nil).body; next.kid == "" || !strings.Contains(body, next.kid) || f.keys.current().signing().kid != f.kid {
 		t.Fatalf("GET jwks (key rotate) = %s; want the key %q added", body, next.kid)
 	}
-	noErr(0, key("rotate", "--now"))
+	must(0, key("rotate", "--now"))
 	f.want(f.do("GET", auth+"/me", f.token, nil), 200, "", "GET /me (token of the retired key)")
 	if token := f.mustAdmin(); !strings.HasPrefix(token, headerFor(next.kid)+".") {
 		t.Errorf("login (key rotate --now) = %s; want it signed by %s", token, next.kid)
 	}
-	noErr(0, key("drop", f.kid))
+	must(0, key("drop", f.kid))
 	f.want(f.do("GET", auth+"/me", f.token, nil), 401, "invalid_token", "GET /me (token of a dropped key, remembered)")
-	noErr(0, os.WriteFile(f.keys.path("private.pem"), []byte("garbage"), 0o600))
+	must(0, os.WriteFile(f.keys.path("private.pem"), []byte("garbage"), 0o600))
 	f.tick(t.Context())
 	f.want(f.do("GET", auth+"/me", f.mustAdmin(), nil), 200, "", "GET /me (private.pem damaged under the running server)")
 	if !strings.Contains(f.logs.String(), "private.pem must hold") {
@@ -1057,7 +1057,7 @@ func TestKeys_ServerFollowsTheShell(t *testing.T) {
 func TestKeys_JWKS(t *testing.T) {
 	t.Parallel()
 	ts := newTestServer(t)
-	noErr(0, ts.keys.publishNext(ts.now().Add(publishLead)))
+	must(0, ts.keys.publishNext(ts.now().Add(publishLead)))
 	parts := strings.Split(ts.mustAdmin(), ".")
 	digest := sha256.Sum256([]byte(parts[0] + "." + parts[1]))
 	a := ts.want(ts.do("GET", jwksPath, "", nil), 200, "", "GET jwks")
@@ -1068,7 +1068,7 @@ func TestKeys_JWKS(t *testing.T) {
 	kids, verified := map[any]bool{}, 0
 	for _, raw := range keys {
 		k := raw.(object)
-		sum := sha256.Sum256(noErr(json.Marshal(object{"e": k["e"], "kty": k["kty"], "n": k["n"]}))) // sorted: RFC 7638 section 3
+		sum := sha256.Sum256(must(json.Marshal(object{"e": k["e"], "kty": k["kty"], "n": k["n"]}))) // sorted: RFC 7638 section 3
 		n := unsegment(k["n"].(string))
 		if !maps.Equal(k, object{"alg": "RS256", "e": "AQAB", "kid": segment(sum[:]), "kty": "RSA", "n": k["n"], "use": "sig"}) || len(n) != 256 || n[0] == 0 {
 			t.Errorf("GET jwks has the key %v; its thumbprint is %s", k, segment(sum[:]))
@@ -3402,14 +3402,6 @@ func TestLogin_HashesOfOthers(t *testing.T) {
 
 // === config.go ===
 
-// must is for steps of a test that are not what it is about.
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
-}
-
 // put writes a file and returns its path.
 func put(path, text string) string {
 	must(0, os.WriteFile(path, []byte(text), 0o600))
@@ -3797,7 +3789,7 @@ func TestMain_FirstMinute(t *testing.T) {
 	p.wait("msg=stopping")
 	fmt.Fprintf(conn, "%q", refresh)
 	res := must(http.ReadResponse(answers, nil))
-	var got tokens
+	var got tokenResponse
 	if must(0, json.NewDecoder(res.Body).Decode(&got)); res.StatusCode != 200 {
 		t.Errorf("the request in flight: %s", res.Status)
 	}
@@ -4317,7 +4309,7 @@ func TestShell_Refusals(t *testing.T) {
 		{"user add new@example.com", strings.Repeat("x", 73), 2, "at most 72 bytes"},
 		{"user add new@example.com", "", 2, "at least 8 characters"},
 		{"user add nobody", userPassword, 2, "email must be"},
-		{"user add new@example.com --role root", userPassword, 2, "Invalid role: root"},
+		{"user add new@example.com --role root", userPassword, 2, `invalid role "root"`},
 		{"user add new@example.com --password-file /no/such", "", 1, "/no/such"},
 		{"user add new@example.com --password hunter2hunter2", "", 2, "usage:"},
 		{"user add new@example.com --password=hunter2hunter2", "", 2, "usage:"},

@@ -59,9 +59,10 @@ func (s *server) handleJWKS(w *response, r *http.Request, _ principal) error {
 func writeDocument(w *response, r *http.Request, d document) error {
 	w.polled = true
 	maps.Copy(w.Header(), d.header)
+	// Contains is exact: the tag is quoted and of fixed length, and W/ before it compares equal (weak comparison).
 	if have := r.Header.Get("If-None-Match"); have != "" && (have == "*" || strings.Contains(have, d.etag)) {
 		delete(w.Header(), "Content-Length")
-		w.WriteHeader(http.StatusNotModified)
+		writeBody(w, http.StatusNotModified, nil)
 		return nil
 	}
 	w.Write(d.body) // an error means that the client is gone

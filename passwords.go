@@ -26,7 +26,7 @@ import (
 const maxPasswordBytes = 72
 
 // checkNewPassword returns what is wrong with a password somebody wants to set, fit for clients.
-// No composition rules: they make passwords worse (NIST SP 800-63B section 3.1.1.2).
+// No composition rules: they make passwords worse (NIST SP 800-63B-4 section 3.1.1.2).
 func checkNewPassword(password string, minLength int) error {
 	switch {
 	case utf8.RuneCountInString(password) < minLength:
@@ -94,7 +94,7 @@ type hashJob struct {
 
 const (
 	maxHashWait  = 2 * time.Second // a caller that would wait longer is refused at once
-	maxHashQueue = 4096            // jobs; at cost 4, which only tests use, this many take 2 s
+	maxHashQueue = 4096            // jobs; on two cores at cost 4, which only tests use, this many take 2 s
 )
 
 // errBusy: the caller should come back in a few seconds.
@@ -305,7 +305,7 @@ func (t *throttle) key(parts ...string) uint64 {
 }
 
 // clientKey is how the throttle counts an address: IPv6 by its prefix, because one customer
-// commands a whole /64 (RFC 6177).
+// commands at least a /64 (RFC 6177 section 2).
 func (t *throttle) clientKey(address string) string {
 	ip, err := netip.ParseAddr(address)
 	if err != nil || ip.Unmap().Is4() {
@@ -319,9 +319,9 @@ func (t *throttle) clientKey(address string) string {
 }
 
 // counter counts events per key in windows that begin with a key's first event. It keeps two
-// generations and drops the older when the younger is full, so memory is bounded. Each entry costs
-// its maker one bcrypt computation, of which two cores do 30,000 in 15 minutes at cost 10: nobody can
-// flush a window out before it ends.
+// generations and drops the older when the younger is full, so memory is bounded. Whoever adds
+// counterGeneration new keys within a window flushes it; each costs a bcrypt computation, of which two cores
+// do 30,000 in 15 minutes at cost 10, and the rule per address ends that after 60 from one place.
 type counter struct {
 	limit      int // 0: off
 	span       time.Duration

@@ -43,11 +43,11 @@ const keyUsage = `usage:
 // shellFlags are the options of all user and key commands.
 type shellFlags struct {
 	role, org, name, passwordFile string
-	generate, json, now           bool
+	generate, json, atOnce        bool
 }
 
 // parseShell takes options before, between and after the other words.
-func parseShell(args []string, usage string) (words []string, o shellFlags, err error) {
+func parseShell(p process, args []string, usage string) (words []string, o shellFlags, err error) {
 	f := flag.NewFlagSet("", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
 	f.StringVar(&o.role, "role", viewer, "")
@@ -56,9 +56,12 @@ func parseShell(args []string, usage string) (words []string, o shellFlags, err 
 	f.StringVar(&o.passwordFile, "password-file", "", "")
 	f.BoolVar(&o.generate, "generate", false, "")
 	f.BoolVar(&o.json, "json", false, "")
-	f.BoolVar(&o.now, "now", false, "")
+	f.BoolVar(&o.atOnce, "now", false, "")
 	for len(args) > 0 {
-		if err := f.Parse(args); err != nil {
+		if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintln(p.stdout, usage)
+			return nil, o, err
+		} else if err != nil {
 			return nil, o, usageError{fmt.Errorf("%w\n%s", err, usage)}
 		}
 		if args = f.Args(); len(args) > 0 {
@@ -93,7 +96,7 @@ func openShell(ctx context.Context, p process, cfg *config, o shellFlags) (*shel
 
 // runUser dispatches `user …`.
 func runUser(ctx context.Context, p process, cfg *config, args []string) error {
-	words, o, err := parseShell(args, userUsage)
+	words, o, err := parseShell(p, args, userUsage)
 	if err != nil {
 		return err
 	}
@@ -123,10 +126,11 @@ func (sh *shell) userAdd(words []string) error {
 	if err != nil {
 		return err
 	}
-	rules := server{cfg: sh.cfg} // the same rules as over HTTP
-	var refused *apiError
-	if err := rules.checkNewUser(u, password); errors.As(err, &refused) {
-		return usageError{errors.New(refused.detail)}
+	if !knownRole(u.role) {
+		return usageError{fmt.Errorf("invalid role %q", u.role)}
+	}
+	if field, err := checkNewUser(u, password, sh.cfg.passwordMinLength); err != nil {
+		return usageError{fmt.Errorf("%s %w", field, err)}
 	}
 	if u.passwordHash, err = bcrypt.GenerateFromPassword([]byte(password), sh.cfg.bcryptCost); err != nil {
 		return err
@@ -292,7 +296,7 @@ func (sh *shell) printUser(u user) error {
 // runKey dispatches `key …`. Changes happen under the database's write lock, so a running server and a
 // second shell wait for each other; the server notices the new files within two seconds.
 func runKey(ctx context.Context, p process, cfg *config, args []string) error {
-	words, o, err := parseShell(args, keyUsage)
+	words, o, err := parseShell(p, args, keyUsage)
 	if err != nil {
 		return err
 	}
@@ -328,19 +332,25 @@ func (sh *shell) keyRotate() error {
 	now := sh.app.now()
 	next, exists := sh.keys.next()
 	switch {
-	case !sh.shellFlags.now && exists:
+	case !sh.atOnce && exists:
 		fmt.Fprintf(sh.stderr, "the next key is published already and signs from %s; --now makes it sign at once\n", next.at.UTC().Format(time.RFC3339))
 		return nil
-	case !sh.shellFlags.now:
+	case !sh.atOnce:
+		if err := sh.keys.publishNext(now.Add(publishLead)); err != nil {
+			return err
+		}
 		sh.log.Info("key.published", "actor", "shell")
-		return sh.keys.publishNext(now.Add(publishLead))
+		return nil
 	case !exists:
 		if err := sh.keys.publishNext(now); err != nil {
 			return err
 		}
 	}
+	if err := sh.keys.promote(now, now.Add(sh.keyPlan().validFor)); err != nil {
+		return err
+	}
 	sh.log.Info("key.rotated", "actor", "shell")
-	return sh.keys.promote(now, now.Add(sh.keyPlan().validFor))
+	return nil
 }
 
 func (sh *shell) keyDrop(kid string) error {
