@@ -133,7 +133,7 @@ func (s setting) display() string {
 	return v
 }
 
-// text, secret, number, boolean and list make rows of their kind. Each setter checks before it stores, so a
+// text, secret, number, choice, boolean and list make rows of their kind. Each setter checks before it stores, so a
 // config never holds a value that is not allowed.
 func text(key string, p *string, help string, check func(string) error) setting {
 	return setting{key: key, kind: "text", help: help, get: func() string { return *p }, set: func(v string) error {
@@ -160,6 +160,19 @@ func number(key string, p *int, lo, hi int, help string) setting {
 		*p = n
 		return nil
 	}}
+}
+
+func choice(key string, p *int, help string, allowed ...int) setting {
+	s := number(key, p, allowed[0], allowed[len(allowed)-1], help)
+	s.set = func(v string) error {
+		n, err := strconv.Atoi(v)
+		if err != nil || !slices.Contains(allowed, n) {
+			return fmt.Errorf("must be one of %v", allowed)
+		}
+		*p = n
+		return nil
+	}
+	return s
 }
 
 func boolean(key string, p *bool, help string) setting {
@@ -212,7 +225,7 @@ func (c *config) settings() []setting {
 		number("auth.bcrypt_cost", &c.bcryptCost, 10, 16, "log2 of the bcrypt rounds of new hashes"),
 		number("auth.password_min_length", &c.passwordMinLength, 1, 72, "characters a new password needs (at most 72 bytes)"),
 		number("auth.refresh_reuse_grace_seconds", &c.reuseGraceSeconds, 0, 60, "seconds in which the last refresh may be repeated; 0 is strict"),
-		number("auth.key_bits", &c.keyBits, 2048, 4096, "size of new signing keys: 2048, 3072 or 4096 bits"),
+		choice("auth.key_bits", &c.keyBits, "size of new signing keys: 2048, 3072 or 4096 bits", 2048, 3072, 4096),
 		number("auth.key_rotation_days", &c.keyRotationDays, 0, 3650, "days a key signs before the next takes over; 0 is never"),
 
 		text("database.url", &c.databaseURL, "`sqlite:///FILE` or `sqlite:////ABSOLUTE`, with or without `+driver`", checkDatabaseURL),
@@ -346,7 +359,7 @@ func (l *loader) parseYAML(name string, data []byte) {
 // walk visits one mapping; prefix is "" at the top and "auth." inside the section auth.
 func (l *loader) walk(name, prefix string, m *yaml.Node) {
 	if m.Kind != yaml.MappingNode {
-		l.fault(fmt.Sprintf("%s:%d", name, m.Line), "expected settings below %q, such as `auth:` and then `  issuer: …`", prefix)
+		l.fault(fmt.Sprintf("%s:%d", name, m.Line), "expected settings here, such as `auth:` and below it `  issuer: …`")
 		return
 	}
 	seen := map[string]int{}
@@ -409,7 +422,10 @@ func (l *loader) readNode(s setting, v *yaml.Node, place string) {
 		l.fault(place, "%s (%s) must be a %s%s", s.key, s.env(), s.kind, hint)
 		return
 	}
-	l.apply(s, l.expand(v.Value, place), place)
+	faults := len(l.faults)
+	if value := l.expand(v.Value, place); len(l.faults) == faults {
+		l.apply(s, value, place)
+	}
 }
 
 // expand replaces ${ENV:NAME}. Nothing else that begins with $ is touched: passwords contain it.
@@ -448,8 +464,9 @@ func (l *loader) readEnvironment() {
 		}
 	}
 	for name := range l.env {
-		if strings.HasPrefix(name, "AUTH_") && !read[name] {
-			l.notes = append(l.notes, fmt.Sprintf("the environment variable %s is not a setting; did you mean %s?", name, l.nearestEnv(name)))
+		near := l.nearestEnv(name)
+		if !read[name] && (strings.HasPrefix(name, "AUTH_") || distance(name, near) <= 2) {
+			l.notes = append(l.notes, fmt.Sprintf("the environment variable %s is not a setting; did you mean %s?", name, near))
 		}
 	}
 	slices.Sort(l.notes)
@@ -496,9 +513,6 @@ func (c *config) validate() []error {
 	}
 	if !slices.Contains(c.clientAlgorithms, "RS256") {
 		fault("auth_client.accepted_algorithms", "must contain RS256, which is what this server signs with")
-	}
-	if c.keyBits%1024 != 0 {
-		fault("auth.key_bits", "must be 2048, 3072 or 4096")
 	}
 	if (c.tlsCertFile == "") != (c.tlsKeyFile == "") {
 		fault("server.tls_cert_file", "and server.tls_key_file (SERVER_TLS_KEY_FILE) must be set together")

@@ -155,13 +155,13 @@ func (s *server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		}
 		w.muted = false
 	}
-	s.writeError(w, r, s.muxRefusal(w.status))
+	s.writeError(w, r, s.muxRefusal(w.status, w.Header().Get("Allow")))
 }
 
 // muxRefusal says in our form what the mux said. It has set Allow already (RFC 9110 section 15.5.6).
-func (s *server) muxRefusal(status int) error {
+func (s *server) muxRefusal(status int, allow string) error {
 	if status == http.StatusMethodNotAllowed {
-		return &apiError{status: http.StatusMethodNotAllowed, code: "method_not_allowed", detail: "This path does not know the method; see the Allow header"}
+		return &apiError{status: http.StatusMethodNotAllowed, code: "method_not_allowed", detail: "This path takes " + allow}
 	}
 	return &apiError{status: http.StatusNotFound, code: "not_found", detail: "There is nothing at this path; " + s.cfg.baseURL() + discoveryPath + " is a place to start"}
 }
@@ -205,7 +205,7 @@ func (s *server) identify(r *http.Request, expired bool) (principal, error) {
 	credentials := r.Header.Values("Authorization")
 	if len(credentials) == 0 {
 		return principal{}, &apiError{status: http.StatusUnauthorized, code: "token_missing", challenge: "Bearer",
-			detail: "This needs an access token: send the header Authorization: Bearer <access_token>"}
+			detail: "This needs an access token: send the header Authorization: Bearer ACCESS_TOKEN"}
 	}
 	scheme, token, _ := strings.Cut(credentials[0], " ")
 	if len(credentials) > 1 || !strings.EqualFold(scheme, "Bearer") {
@@ -481,6 +481,9 @@ func readJSON(w *response, r *http.Request) ([]byte, error) {
 	}
 	if err != nil {
 		return nil, &apiError{status: http.StatusBadRequest, code: "body_unreadable", detail: "The body did not arrive completely", cause: err}
+	}
+	if len(body) == 0 {
+		return nil, notJSON(fmt.Errorf("empty and %w", errNotJSON))
 	}
 	if err := checkJSON(body); err != nil {
 		return nil, notJSON(err)

@@ -24,6 +24,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -190,7 +191,7 @@ func openApp(cfg *config, now func() time.Time, log *slog.Logger) (*app, error) 
 // runServer serves until ctx ends.
 func runServer(ctx context.Context, p process, cfg *config, args []string) error {
 	if len(args) > 0 {
-		return usageError{fmt.Errorf("serve takes no arguments, but got %q", args)}
+		return usageError{fmt.Errorf("serve takes no arguments, but got %q; options come before the command: pico-auth -config FILE serve", args)}
 	}
 	log := newLogger(cfg, p.stderr)
 	log.Info("pico-auth starts", "version", version, "title", cfg.apiTitle, "issuer", cfg.issuer)
@@ -220,13 +221,23 @@ func runServer(ctx context.Context, p process, cfg *config, args []string) error
 	defer ln.Close()
 	runtime.GOMAXPROCS(2 * cores) // see hasher
 	housekeeping.Go(func() { a.housekeep(background) })
-	base := "http://"
-	if cfg.tlsCertFile != "" {
-		base = "https://"
-	}
-	log.Info("listening", "address", base+ln.Addr().String())
-	log.Info("try this", "command", "curl "+cfg.baseURL()+discoveryPath, "log_in", "see README.md")
+	address, try := reachedAt(cfg, ln)
+	log.Info("listening", "address", address)
+	log.Info("try this", "command", try+discoveryPath, "log_in", "see README.md")
 	return serve(ctx, ln, newServer(cfg, a.store, a.keys, hasher, a.now, log), log)
+}
+
+// reachedAt is how a client on this machine reaches ln: an address for people and the beginning of a curl command.
+func reachedAt(cfg *config, ln net.Listener) (address, curl string) {
+	scheme, insecure := "http://", ""
+	if cfg.tlsCertFile != "" {
+		scheme, insecure = "https://", "--cacert "+cfg.tlsCertFile+" "
+	}
+	if path, ok := strings.CutPrefix(cfg.listen, "unix:"); ok {
+		return cfg.listen, "curl " + insecure + "--unix-socket " + path + " " + scheme + "localhost"
+	}
+	address = scheme + ln.Addr().String()
+	return address, "curl " + insecure + address
 }
 
 // serve answers requests from ln until ctx ends, and then waits for those in flight.
@@ -332,11 +343,12 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 // logOpening says what was found or made, for the first screen and for later questions.
 func (a *app) logOpening() {
 	signing := a.keys.current().signing()
-	a.log.Info("signing keys", "dir", a.keys.dir, "kid", signing.kid, "created", a.keys.created, "published", len(a.keys.current().keys))
+	a.log.Info("signing keys", "dir", a.keys.dir, "kid", signing.kid, "created", a.keys.created, "published_keys", len(a.keys.current().keys))
 	if a.keys.groupReadable {
 		a.log.Warn("the group can read the signing keys; unless it must: chmod 600 " + a.keys.path("private.pem"))
 	}
-	a.log.Info("database", "file", a.cfg.databasePath(), "created", a.did.created)
+	file, _ := filepath.Abs(a.cfg.databasePath()) // fails only without a working directory
+	a.log.Info("database", "file", file, "created", a.did.created)
 	if a.did.adopted {
 		a.log.Info("adopted the database of pico-auth", "users", a.did.users, "refresh_tokens", a.did.sessions, "copy", a.did.copy)
 	}

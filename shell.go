@@ -79,13 +79,15 @@ type shell struct {
 	*app
 	process
 	shellFlags
-	ctx context.Context
+	ctx       context.Context
+	generated string // a new password, to be shown once
 }
 
 // openShell opens keys and database for a command. Its events go to standard error, as the server's do.
 func openShell(ctx context.Context, p process, cfg *config, o shellFlags) (*shell, error) {
 	if _, err := os.Stat(cfg.databasePath()); err != nil {
-		return nil, fmt.Errorf("no database here yet (%w): run this in the server's directory or with its -config, or start the server once", err)
+		return nil, fmt.Errorf("no database yet (%w): database.url (DATABASE_URL) may be relative to the server's working directory; "+
+			"run this there, make it absolute, or start the server once", err)
 	}
 	a, err := openApp(cfg, p.now, newLogger(cfg, p.stderr))
 	if err != nil {
@@ -108,7 +110,10 @@ func runUser(ctx context.Context, p process, cfg *config, args []string) error {
 		"role": {3, (*shell).userRole}, "status": {3, (*shell).userStatus}, "delete": {2, (*shell).userDelete},
 	}
 	command, known := commands[words[0]]
-	if !known || len(words) != command.words {
+	if !known {
+		return usageError{fmt.Errorf("unknown command: user %s\n%s", words[0], userUsage)}
+	}
+	if len(words) != command.words {
 		return usageError{errors.New(userUsage)}
 	}
 	sh, err := openShell(ctx, p, cfg, o)
@@ -254,12 +259,11 @@ func (sh *shell) find(email string) (user, error) {
 	return u, err
 }
 
-// newPassword makes one and prints it, or reads one line from a file or standard input.
+// newPassword makes one, which printUser shows once it is set, or reads one line from a file or standard input.
 func (sh *shell) newPassword() (string, error) {
 	if sh.generate {
-		password := rand.Text() // 130 bits
-		fmt.Fprintf(sh.stderr, "generated password: %s\n", password)
-		return password, nil
+		sh.generated = rand.Text() // 130 bits
+		return sh.generated, nil
 	}
 	in := sh.stdin
 	if sh.passwordFile != "" {
@@ -282,7 +286,13 @@ func (sh *shell) newPassword() (string, error) {
 func (sh *shell) printUser(u user) error {
 	p := newFullProfile(u)
 	if sh.json {
-		return json.NewEncoder(sh.stdout).Encode(p)
+		return json.NewEncoder(sh.stdout).Encode(struct {
+			fullProfile
+			Password string `json:"password,omitempty"`
+		}{p, sh.generated})
+	}
+	if sh.generated != "" {
+		fmt.Fprintf(sh.stdout, "generated password: %s\n", sh.generated)
 	}
 	last := "never"
 	if p.LastLoginAt != nil {
@@ -302,7 +312,7 @@ func runKey(ctx context.Context, p process, cfg *config, args []string) error {
 	}
 	command := words[0]
 	if arguments, known := map[string]int{"list": 0, "rotate": 0, "drop": 1}[command]; !known || len(words) != 1+arguments {
-		return usageError{errors.New(keyUsage)}
+		return usageError{fmt.Errorf("not a command: key %s\n%s", strings.Join(words, " "), keyUsage)}
 	}
 	sh, err := openShell(ctx, p, cfg, o)
 	if err != nil {
@@ -341,10 +351,13 @@ func (sh *shell) keyRotate() error {
 		}
 		sh.log.Info("key.published", "actor", "shell")
 		return nil
-	case !exists:
-		if err := sh.keys.publishNext(now); err != nil {
+	case exists: // it has been on disk for a while; after a leak only a key made now is known to nobody
+		if err := sh.keys.drop(next.kid); err != nil {
 			return err
 		}
+	}
+	if err := sh.keys.publishNext(now); err != nil {
+		return err
 	}
 	if err := sh.keys.promote(now, now.Add(sh.keyPlan().validFor)); err != nil {
 		return err
