@@ -364,6 +364,9 @@ func (w *writer) do(ctx context.Context, apply func(*tx) error) error {
 	}
 }
 
+// behind tells that the queue is far longer than honest clients make it.
+func (w *writer) behind() bool { return len(w.changes) > maxQueuedChanges/8 }
+
 func (w *writer) run() {
 	defer close(w.stopped)
 	for first := range w.changes {
@@ -859,8 +862,9 @@ type rotated struct {
 // the session ends (RFC 9700 section 4.14.2), with errReuse. done.user is set unless the error is errNoSession
 // or errSessionExpired; with errReuse it is the id only.
 func (s *store) rotate(ctx context.Context, r rotation) (done rotated, err error) {
-	if !slices.ContainsFunc(r.candidates, func(c candidate) bool { return s.sessionExists(c.sessionID) }) {
-		return done, errNoSession // strangers with made-up tokens do not get as far as the writer
+	exists := func(c candidate) bool { return s.sessionExists(c.sessionID) }
+	if s.writer.behind() && !slices.ContainsFunc(r.candidates, exists) {
+		return done, errNoSession // a flood of made-up tokens must not fill the queue
 	}
 	var refusal error // stays when the change commits: ending a session must not be rolled back
 	err = s.writer.do(ctx, func(t *tx) error {

@@ -332,9 +332,9 @@ func (s *server) writeError(w *response, r *http.Request, err error) {
 	if e.cause != nil && e.status < 500 {
 		w.reason += ": " + e.cause.Error()
 	}
-	if e.status >= 500 {
+	if e.status >= 500 && !errors.Is(err, errBusy) { // a flood is refused in passing; its request lines tell
 		level := slog.LevelError
-		if e.status == http.StatusServiceUnavailable { // asked for by a flood, or said once by the disk and then by every request
+		if e.status == http.StatusServiceUnavailable { // said once by the disk and then by every request
 			level = slog.LevelWarn
 		}
 		s.log.Log(context.Background(), level, "request.failed", "id", w.requestID(), "pattern", r.Pattern, "status", e.status, "err", e.cause)
