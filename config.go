@@ -34,42 +34,42 @@ const defaultAdminPassword = "admin"
 // config holds the checked settings; settings() says what each means, with its unit and range.
 // It is not changed after loadConfig.
 type config struct {
-	dataDir           string
-	accessMinutes     int
-	refreshDays       int
-	sessionMaxDays    int
-	issuer            string
-	audience          string
-	algorithm         string
+	dataDir           string // AUTH_DATA_DIR; whoever reads it can sign tokens as anybody
+	accessMinutes     int    // other services accept a token for this long after a logout
+	refreshDays       int    // idle lifetime of a session
+	sessionMaxDays    int    // absolute lifetime of a session
+	issuer            string // byte for byte the iss of every token; changing it ends all access tokens
+	audience          string // likewise the aud
+	algorithm         string // RS256
 	autoCreateAdmin   bool
 	adminEmail        string
-	adminPassword     string
-	registration      bool
-	emailToken        string
-	bcryptCost        int
-	passwordMinLength int
-	reuseGraceSeconds int
-	keyBits           int
-	keyRotationDays   int
+	adminPassword     string // secret; counts only when the admin is created
+	registration      bool   // until a superadmin decides otherwise, which the database remembers
+	emailToken        string // secret, without effect
+	bcryptCost        int    // log2 of rounds; one more doubles the time of every login
+	passwordMinLength int    // characters
+	reuseGraceSeconds int    // 0: a lost answer costs a login; above: a stolen token works beside its owner for so long
+	keyBits           int    // of new keys; 4096 makes every token six times dearer
+	keyRotationDays   int    // 0: never by itself
 
-	databaseURL  string
+	databaseURL  string // SQLAlchemy's spelling; databasePath is the file
 	databaseEcho bool
 
-	clientEnabled    bool
-	clientIssuer     string
-	clientAudience   string
-	clientAlgorithms []string
+	clientEnabled    bool     // must be true
+	clientIssuer     string   // only compared with issuer
+	clientAudience   string   // only compared with audience
+	clientAlgorithms []string // must contain RS256
 
 	apiTitle   string
-	apiVersion string
+	apiVersion string // without effect
 
 	listen         string
-	trustedProxies []string
+	trustedProxies []string // too wide, and clients choose the address they are throttled by
 	corsOrigins    []string
-	tlsCertFile    string
+	tlsCertFile    string // both or neither
 	tlsKeyFile     string
 
-	logLevel  string
+	logLevel  string // above info the security events are missing
 	logFormat string
 
 	throttle throttleLimits

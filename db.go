@@ -130,14 +130,16 @@ func (u *user) fields() []any {
 	return []any{&u.seq, &u.id, &u.email, &u.displayName, &u.passwordHash, &u.defaultPassword, &u.role, &u.orgID, &u.status, &u.createdAt, &u.lastLoginAt}
 }
 
-// session is a row of sessions without its hashes. Times are unix seconds.
+// session is a row of sessions without its hashes. Times are unix seconds. expiresAt is the only one that is ever
+// compared with the clock; every statement that moves it keeps it within endsAt.
 type session struct {
 	id, userID                               string
 	createdAt, lastUsedAt, expiresAt, endsAt int64
 	ip, userAgent                            string
 }
 
-// store is the open database. It is safe for concurrent use.
+// store is the open database. It is safe for concurrent use, also beside other processes on the same file: their
+// writers wait for each other, at most as long as dsn says.
 type store struct {
 	reads      *sql.DB
 	writer     *writer
@@ -331,7 +333,7 @@ type writer struct {
 	stopped chan struct{}
 }
 
-// change is one caller's function and the place for its answer.
+// change is one caller's function and the place for its answer. The writer owns it from do until answer.
 type change struct {
 	ctx    context.Context
 	apply  func(*tx) error

@@ -90,9 +90,9 @@ type response struct {
 	r      *http.Request
 	id     string // see requestID
 	client string // see clientIP
-	muted  bool
-	polled bool // a public document or the health check
-	status int  // written, or what the mux meant to write
+	muted  bool   // net/http's mux has the request, and nothing it writes gets out
+	polled bool   // a public document or the health check
+	status int    // written, or what the mux meant to write
 	size   int64
 	user   string // for the log
 	reason string // for the log: why a request was refused
