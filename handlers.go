@@ -97,6 +97,7 @@ func (s *server) addUser(w *response, r *http.Request, by principal, u user, pas
 	}{u.id, u.email, u.role, u.status})
 }
 
+// mayCreate is the rule for admins who add a user: a role they may grant, in an organisation whose users they may edit.
 func mayCreate(actor, u user) error {
 	if !mayGrant(actor, u.role) || !mayEditUser(actor, u) {
 		return forbidden("You may not create this user")

@@ -4,8 +4,8 @@
 //
 // To read it, take the files in this order: rbac.go (who may do what), jwt.go (tokens), keys.go
 // (signing keys), passwords.go (hashing and throttling), db.go (storage) and adopt.go
-// (databases of the Python server), http.go (the way of a request), handlers.go and oidc.go (the
-// endpoints), config.go, shell.go (the operator's commands), and main.go, which puts them together.
+// (databases of the Python server), http.go (the way of a request), handlers.go, admin.go and oidc.go
+// (the endpoints), config.go, shell.go (the operator's commands), and main.go, which puts them together.
 package main
 
 import (
