@@ -9,10 +9,12 @@ package main
 // write. Each change is one function run by the writer inside an immediate transaction: what it
 // reads there cannot change before it has written. The answer comes after the commit, and a
 // commit reaches the disk (synchronous=FULL): what was acknowledged survives kill -9 and power loss.
-// SQL never reads the clock; times are unix seconds given by the caller.
+// SQL never reads the clock; times are unix seconds given by the caller. Except in adopt.go, statements
+// that read or change rows are written as other engines understand them too.
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -324,8 +326,8 @@ func takeOver(conn *sql.Conn, path string, legacyKey []byte, now time.Time) (ope
 // and the disk takes about as long for one change as for a hundred. So while one commit is under
 // way the changes that arrive are gathered, and the next commit carries them all ("group commit"):
 // one by one this driver made 830 durable commits a second, together 9,300 for 32 clients. An idle
-// writer takes the first change at once, so nobody waits for company. Every change runs in a
-// savepoint: if it fails, it alone is undone. The caller gets its answer after the commit.
+// writer takes the first change at once, so nobody waits for company. A change that fails is undone
+// alone. The caller gets its answer after the commit.
 type writer struct {
 	db      *sql.DB
 	tx      *tx
@@ -337,7 +339,7 @@ type writer struct {
 type change struct {
 	ctx    context.Context
 	apply  func(*tx) error
-	err    error
+	err    error // what apply returned
 	answer chan error
 }
 
@@ -353,9 +355,11 @@ func newWriter(db *sql.DB, conn *sql.Conn, echo *slog.Logger) *writer {
 	return w
 }
 
-// do has the writer apply a change and returns its error, or that of the commit. A caller whose
-// ctx ends before its turn is skipped; once begun, a change is never interrupted, because that
-// would roll back its neighbours' transaction too (sqlite3_interrupt).
+// do has the writer apply a change and returns its error, or that of the commit. apply may run twice: when
+// a neighbour in the same transaction fails, everything is rolled back and run again. So apply begins by resetting
+// what it captured, and does nothing that the database cannot undo. A caller whose ctx ends before its turn
+// is skipped; once begun, a change is never interrupted, because that would roll back its neighbours'
+// transaction too (sqlite3_interrupt).
 func (w *writer) do(ctx context.Context, apply func(*tx) error) error {
 	c := &change{ctx: ctx, apply: apply, answer: make(chan error, 1)}
 	select {
@@ -372,39 +376,70 @@ func (w *writer) behind() bool { return len(w.changes) > maxQueuedChanges/8 }
 func (w *writer) run() {
 	defer close(w.stopped)
 	for first := range w.changes {
-		batch := []*change{first}
-		for more := true; more && len(batch) < maxBatch; {
-			select {
-			case c, open := <-w.changes:
-				if more = open; open {
-					batch = append(batch, c)
-				}
-			default:
-				more = false
-			}
-		}
-		err := w.commit(batch)
-		for _, c := range batch {
-			if c.err == nil {
-				c.err = err
-			}
-			c.answer <- dbErr(c.err)
-		}
+		w.carryOut(first)
 	}
 }
 
-// commit applies a batch in one transaction. There are three ways to fail: a change (undone to its savepoint, the
-// others go on), a full or failing disk (SQLite may have rolled back everything), and COMMIT itself. Only the
-// first concerns one caller; the error returned concerns every change of the batch.
-func (w *writer) commit(batch []*change) (err error) {
-	if _, err := w.tx.exec(`BEGIN IMMEDIATE`); err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			w.tx.exec(`ROLLBACK`) // fails if SQLite has rolled back already, which is as good
+// carryOut commits a change together with those that wait behind it. They are gathered once the transaction
+// is open, or cannot be opened: while another process holds the lock, the whole queue gathers and not one change.
+func (w *writer) carryOut(first *change) {
+	_, err := w.tx.exec(`BEGIN IMMEDIATE`)
+	batch := []*change{first}
+	for more := true; more && len(batch) < maxBatch; {
+		select {
+		case c, open := <-w.changes:
+			if more = open; open {
+				batch = append(batch, c)
+			}
+		default:
+			more = false
 		}
-	}()
+	}
+	if err == nil {
+		err = w.commit(batch)
+	}
+	for _, c := range batch {
+		c.answer <- dbErr(cmp.Or(err, c.err))
+	}
+}
+
+// commit applies a batch in the transaction that is open, and commits it. The first try does without savepoints,
+// which hardly ever matter and cost two statements a change; if a change fails, the whole batch runs again with
+// them. The error returned concerns every change of the batch: that of COMMIT, of a full or failing disk, or of
+// the only change.
+func (w *writer) commit(batch []*change) error {
+	err := w.applyAll(batch)
+	if err != nil && len(batch) > 1 && !unavailable(err) {
+		w.tx.exec(`ROLLBACK`) // fails only if SQLite has rolled back already, which is as good
+		if _, err = w.tx.exec(`BEGIN IMMEDIATE`); err == nil {
+			err = w.applyEach(batch)
+		}
+	}
+	if err == nil {
+		_, err = w.tx.exec(`COMMIT`)
+	}
+	if err != nil {
+		w.tx.exec(`ROLLBACK`)
+	}
+	return err
+}
+
+// applyAll runs the changes up to the first that fails.
+func (w *writer) applyAll(batch []*change) error {
+	for _, c := range batch {
+		if c.err = c.ctx.Err(); c.err != nil {
+			continue
+		}
+		if c.err = c.applySafely(w.tx); c.err != nil {
+			return c.err
+		}
+	}
+	return nil
+}
+
+// applyEach runs every change in a savepoint, so that one that fails is undone alone. A full or failing
+// disk ends the batch: SQLite may have rolled back everything.
+func (w *writer) applyEach(batch []*change) error {
 	for _, c := range batch {
 		if c.err = c.ctx.Err(); c.err != nil {
 			continue
@@ -412,17 +447,19 @@ func (w *writer) commit(batch []*change) (err error) {
 		if _, err := w.tx.exec(`SAVEPOINT change`); err != nil {
 			return err
 		}
-		if c.err = c.applySafely(w.tx); c.err != nil {
+		if c.err = c.applySafely(w.tx); unavailable(c.err) {
+			return c.err
+		}
+		if c.err != nil {
 			if _, err := w.tx.exec(`ROLLBACK TO change`); err != nil {
-				return rootCause(c.err, err)
+				return err
 			}
 		}
 		if _, err := w.tx.exec(`RELEASE change`); err != nil {
 			return err
 		}
 	}
-	_, err = w.tx.exec(`COMMIT`)
-	return err
+	return nil
 }
 
 // applySafely keeps a bug in one change from ending the process with everybody's.
@@ -433,14 +470,6 @@ func (c *change) applySafely(t *tx) (err error) {
 		}
 	}()
 	return c.apply(t)
-}
-
-// rootCause prefers the cause that a full or failing disk gave to the first statement.
-func rootCause(cause, consequence error) error {
-	if errors.Is(dbErr(cause), errUnavailable) {
-		return cause
-	}
-	return consequence
 }
 
 func (w *writer) close() error {
@@ -576,6 +605,17 @@ func dbErr(err error) error {
 	return err
 }
 
+// unavailable tells whether an error of a statement means a full or failing disk, not something about the change.
+func unavailable(err error) bool { return errors.Is(dbErr(err), errUnavailable) }
+
+// bit is b for an integer column; not every engine converts a bool.
+func bit(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
 // --- users ---
 
 // emailKey folds ASCII letters only: Unicode folding would let K (U+212A, the Kelvin sign) log in as k.
@@ -621,7 +661,7 @@ func (s *store) createUser(ctx context.Context, by principal, u user, allowed fu
 		}
 		_, err := t.exec(`INSERT INTO users (id, email, email_key, display_name, password_hash, default_password, role, org_id, status, created_at)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
-			u.id, u.email, emailKey(u.email), u.displayName, u.passwordHash, u.defaultPassword, u.role, u.orgID, u.status, u.createdAt)
+			u.id, u.email, emailKey(u.email), u.displayName, u.passwordHash, bit(u.defaultPassword), u.role, u.orgID, u.status, u.createdAt)
 		return err
 	})
 }
@@ -656,6 +696,7 @@ type edit struct {
 // superadmin stays one: that is checked after the change, so no kind of change can miss it.
 func (s *store) editUser(ctx context.Context, by principal, id string, apply func(actor user, target *user) (edit, error)) (before, after user, err error) {
 	err = s.writer.do(ctx, func(t *tx) error {
+		before, after = user{}, user{}
 		actor := by.user
 		if err := t.recheck(by, func(fresh user) error { actor = fresh; return nil }); err != nil {
 			return err
@@ -681,7 +722,7 @@ func (t *tx) saveUser(before, after user, do edit) error {
 			return err
 		}
 	} else if _, err := t.exec(`UPDATE users SET role = $1, org_id = $2, status = $3, password_hash = $4, default_password = $5 WHERE id = $6`,
-		after.role, after.orgID, after.status, after.passwordHash, after.defaultPassword, after.id); err != nil {
+		after.role, after.orgID, after.status, after.passwordHash, bit(after.defaultPassword), after.id); err != nil {
 		return err
 	}
 	if do.endSessions {
@@ -798,12 +839,13 @@ const maxSessions = 100
 // otherwise errChanged. It returns the user as it is now.
 func (s *store) openSession(ctx context.Context, l login) (u user, err error) {
 	err = s.writer.do(ctx, func(t *tx) error {
+		u = user{}
 		hash := l.newHash
 		if hash == nil {
 			hash = l.user.passwordHash
 		}
 		n, err := t.exec(`UPDATE users SET last_login_at = $1, password_hash = $2, default_password = $3 WHERE id = $4 AND password_hash = $5 AND status = 'active'`,
-			l.session.createdAt, hash, l.isDefault, l.user.id, l.user.passwordHash)
+			l.session.createdAt, hash, bit(l.isDefault), l.user.id, l.user.passwordHash)
 		if err == nil && n == 0 {
 			err = errChanged
 		}
@@ -819,7 +861,7 @@ func (s *store) openSession(ctx context.Context, l login) (u user, err error) {
 			ON CONFLICT (user_id, address) DO UPDATE SET seen_at = excluded.seen_at`, l.user.id, l.address, ss.createdAt); err != nil {
 			return err
 		}
-		if _, err = t.exec(`DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE user_id = $1 ORDER BY last_used_at DESC, id = $2 DESC LIMIT -1 OFFSET $3)`,
+		if _, err = t.exec(`DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE user_id = $1 ORDER BY last_used_at DESC, id = $2 DESC LIMIT 1000000 OFFSET $3)`,
 			l.user.id, ss.id, maxSessions); err != nil {
 			return err
 		}
@@ -870,7 +912,7 @@ func (s *store) rotate(ctx context.Context, r rotation) (done rotated, err error
 	}
 	var refusal error // stays when the change commits: ending a session must not be rolled back
 	err = s.writer.do(ctx, func(t *tx) error {
-		refusal = errNoSession
+		done, refusal = rotated{}, errNoSession
 		for _, c := range r.candidates {
 			done.candidate = c
 			var err error
@@ -943,6 +985,7 @@ func (t *tx) explainStale(r rotation, c candidate, done *rotated) (userID string
 // endSession ends one session of a user, or any user's when userID is empty. It tells whose it was; "" when there was none.
 func (s *store) endSession(ctx context.Context, sessionID, userID string) (owner string, err error) {
 	err = s.writer.do(ctx, func(t *tx) error {
+		owner = ""
 		err := t.get(`DELETE FROM sessions WHERE id = $1 AND ($2 = '' OR user_id = $2) RETURNING user_id`, []any{sessionID, userID}, &owner)
 		if errors.Is(err, errNotFound) {
 			return nil
@@ -1007,9 +1050,11 @@ func (s *store) healthy(ctx context.Context, now time.Time) error {
 	return s.writer.do(ctx, func(t *tx) error { return t.setSetting(settingHealth, fmt.Append(nil, now.Unix())) })
 }
 
-// exclusively runs f while no other process can write to the database: the lock for the key directory.
+// exclusively runs f while no other process can write to the database: the lock for the key directory. What f does
+// to files cannot be rolled back, so it runs once, also when the change runs again.
 func (s *store) exclusively(ctx context.Context, f func() error) error {
-	return s.writer.do(ctx, func(*tx) error { return f() })
+	once := sync.OnceValue(f)
+	return s.writer.do(ctx, func(*tx) error { return once() })
 }
 
 // purgeStep is how often purge runs; the horizon moves at most twice as far and is used as late.
@@ -1040,8 +1085,8 @@ func (s *store) purge(ctx context.Context, now time.Time, keepAddresses time.Dur
 	}
 	horizon = horizon.Add(-2 * purgeStep) // one step too far is taken back
 	sessions, err := s.purgeTable(ctx, horizon,
-		`SELECT id, '' FROM sessions WHERE expires_at < $1 AND id > $2 || $3 ORDER BY id LIMIT 200`,
-		`DELETE FROM sessions WHERE id = $1 || $2 AND expires_at < $3`)
+		`SELECT id, '' FROM sessions WHERE expires_at < $1 AND id > CAST($2 AS TEXT) || $3 ORDER BY id LIMIT 200`,
+		`DELETE FROM sessions WHERE id = CAST($1 AS TEXT) || $2 AND expires_at < $3`)
 	if err != nil {
 		return horizon, sessions, err
 	}
@@ -1061,18 +1106,21 @@ func (s *store) purgeTable(ctx context.Context, before time.Time, find, remove s
 			return removed, err
 		}
 		last = keys[len(keys)-1]
+		var gone int64
 		err = s.writer.do(ctx, func(t *tx) error {
+			gone = 0
 			for _, k := range keys {
 				n, err := t.exec(remove, k.a, k.b, before.Unix())
 				if err != nil {
 					return err
 				}
-				removed += n
+				gone += n
 			}
 			return nil
 		})
 		if err != nil {
 			return removed, err
 		}
+		removed += gone
 	}
 }

@@ -1410,6 +1410,9 @@ func (ts *testServer) batch(changes []*change, before func()) (errs []error) {
 	return errs
 }
 
+// logged counts a word in the log.
+func (ts *testServer) logged(word string) int { return strings.Count(ts.logs.String(), word) }
+
 // set is a change that a reader can see.
 func set(name string) func(*tx) error {
 	return func(t *tx) error { return t.setSetting(name, []byte(name)) }
@@ -1417,7 +1420,7 @@ func set(name string) func(*tx) error {
 
 func TestDB_ChangesOfABatchFailAlone(t *testing.T) {
 	t.Parallel()
-	ts := newTestServer(t)
+	ts := newTestServer(t, func(c *config) { c.databaseEcho = true })
 	gone, leave := context.WithCancel(context.Background())
 	errs := ts.batch([]*change{{apply: set("first")}, {apply: func(t *tx) error {
 		_, err := t.exec(`INSERT INTO users SELECT NULL, id, email, email_key, '', x'', 0, '', '', '', 0, NULL FROM users`)
@@ -1430,6 +1433,9 @@ func TestDB_ChangesOfABatchFailAlone(t *testing.T) {
 		_, err := ts.store.setting(name)
 		same(t, "stored: "+name, err == nil, want)
 	}
+	err := ts.store.writer.do(context.Background(), func(*tx) error { return errConflict })
+	same(t, "errConflict of a lone change", err, errConflict)
+	same(t, "savepoints of the four that were begun beside others", ts.logged("SAVEPOINT"), 4)
 
 	var late error
 	queue := make([]*change, maxQueuedChanges)
@@ -1438,6 +1444,143 @@ func TestDB_ChangesOfABatchFailAlone(t *testing.T) {
 	}
 	noError(t, errors.Join(ts.batch(queue, func() { late = ts.store.writer.do(context.Background(), set("late")) })...))
 	same(t, "one more change in a full queue is errUnavailable", errors.Is(late, errUnavailable), true)
+	same(t, "savepoints after batches in which nothing failed", ts.logged("SAVEPOINT"), 4)
+
+	begun := ts.logged("BEGIN")
+	errs = ts.batch([]*change{{apply: set("unwritten")}, {apply: set("unwritten")}}, func() { ts.pragma(`PRAGMA query_only = 1`) })
+	ts.pragma(`PRAGMA query_only = 0`)
+	same(t, "both changes of a batch that could not begin are errUnavailable", errors.Is(errs[0], errUnavailable) && errors.Is(errs[1], errUnavailable), true)
+	same(t, "transactions begun, with that of the batch before", ts.logged("BEGIN")-begun, 2) // or every waiting change would wait for the lock in its turn
+}
+
+// twoWorlds lets every change of s run twice, because the change behind it fails, and the one before it takes all users
+// and settings away from the tries that are named. It returns how many changes there were, for when s is closed.
+func (s *store) twoWorlds(emptied ...int) (changes *int) {
+	close(s.writer.changes)
+	<-s.writer.stopped
+	w := &writer{db: s.writer.db, tx: s.writer.tx, changes: make(chan *change, 3), stopped: make(chan struct{})}
+	s.writer, changes = w, new(int)
+	go func() {
+		defer close(w.stopped)
+		for c := range w.changes {
+			*changes++
+			try := 0
+			before := func(t *tx) error {
+				if try++; !slices.Contains(emptied, try) {
+					return nil
+				}
+				_, err := t.exec(`DELETE FROM users`)
+				_, err2 := t.exec(`DELETE FROM settings`)
+				return errors.Join(err, err2)
+			}
+			neighbour := func(apply func(*tx) error) *change {
+				return &change{ctx: context.Background(), apply: apply, answer: make(chan error, 1)}
+			}
+			w.changes <- c
+			w.changes <- neighbour(func(*tx) error { return errors.New("fails, so that all run again") })
+			w.carryOut(neighbour(before))
+		}
+	}()
+	return changes
+}
+
+// TestDB_EveryChangeCanRunTwice: what the first try saw is neither in the answer nor in the database.
+func TestDB_EveryChangeCanRunTwice(t *testing.T) {
+	t.Parallel()
+	const seed = `INSERT INTO users VALUES (1, 'ada', 'ada@x.org', 'ada@x.org', '', x'0a', 0, 'superadmin', 'default', 'active', 0, NULL),
+			(2, 'bob', 'bob@x.org', 'bob@x.org', '', x'0b', 0, 'viewer', 'default', 'active', 0, NULL);
+		INSERT INTO sessions VALUES ('s1', 'ada', x'11', NULL, NULL, 0, 0, 1000, 9000, '', ''),
+			('s2', 'bob', x'22', x'21', x'5ea1', 90, 90, 1000, 9000, '', ''), ('s3', 'bob', x'33', NULL, NULL, 0, 0, 1000, 9000, '', '');
+		INSERT INTO known_addresses VALUES ('bob', 'here', 0);
+		INSERT INTO settings VALUES ('name', x'00'), ('purge_horizon', CAST('50000' AS BLOB))`
+	ctx, ada, bob := context.Background(), principal{sessionID: "s1"}, user{id: "bob", passwordHash: []byte{0x0b}}
+	anyone := func(user) error { return nil }
+	rotate := func(s *store, hash ...byte) any {
+		done, err := s.rotate(ctx, rotation{now: time.Unix(100, 0), idle: time.Hour, grace: time.Minute,
+			candidates: []candidate{{sessionID: "none"}, {sessionID: "s2", hash: hash, successorHash: []byte{0x23}}}})
+		return []any{done, err}
+	}
+	purge := func(s *store) any {
+		horizon, removed, err := s.purge(ctx, time.Unix(50_000, 0), time.Hour)
+		return []any{horizon.Unix(), removed, err}
+	}
+	cases := map[string]func(s *store) any{
+		"createUser": func(s *store) any {
+			return s.createUser(ctx, ada, user{id: "eve", email: "eve@x.org", passwordHash: []byte{1}}, anyone)
+		},
+		"createUser, taken": func(s *store) any {
+			return s.createUser(ctx, ada, user{id: "eve", email: "bob@x.org", passwordHash: []byte{1}}, anyone)
+		},
+		"editUser": func(s *store) any {
+			before, after, err := s.editUser(ctx, ada, "bob", func(_ user, target *user) (edit, error) {
+				target.role += "!"
+				return edit{endSessions: true}, nil
+			})
+			return []any{before, after, err}
+		},
+		"editUser, refused": func(s *store) any {
+			before, after, err := s.editUser(ctx, ada, "ada", func(user, *user) (edit, error) { return edit{remove: true}, nil })
+			return []any{before, after, err}
+		},
+		"markDefaultPassword": func(s *store) any { return s.markDefaultPassword(ctx, bob) },
+		"openSession": func(s *store) any {
+			u, err := s.openSession(ctx, login{user: bob, newHash: []byte{2}, session: session{id: "s4"}, tokenHash: []byte{0x44}, address: "there"})
+			return []any{u, err}
+		},
+		"rotate":         func(s *store) any { return rotate(s, 0x22) },
+		"rotate, repeat": func(s *store) any { return rotate(s, 0x21) },
+		"rotate, reuse":  func(s *store) any { return rotate(s, 0x20) },
+		"endSession": func(s *store) any {
+			owner, err := s.endSession(ctx, "s2", "")
+			return []any{owner, err}
+		},
+		"endSessions": func(s *store) any {
+			n, err := s.endSessions(ctx, "bob")
+			return []any{n, err}
+		},
+		"setSetting":    func(s *store) any { return s.setSetting(ctx, ada, "name", []byte("value"), anyone) },
+		"deleteSetting": func(s *store) any { return s.deleteSetting(ctx, "name") },
+		"healthy":       func(s *store) any { return s.healthy(ctx, time.Unix(1, 0)) },
+		"exclusively": func(s *store) any {
+			n := 0
+			err := s.exclusively(ctx, func() error { n++; return nil })
+			same(t, "runs of what is done exclusively", n, 1)
+			return err
+		},
+		"purge": purge, "purgeTable": purge,
+	}
+	for _, function := range strings.Split(string(must(os.ReadFile("db.go"))), "\nfunc (s *store) ")[1:] {
+		if name, _, _ := strings.Cut(function, "("); strings.Contains(function, ".writer.do(") && cases[name] == nil {
+			t.Errorf("%s makes changes and is not in this test", name)
+		}
+	}
+	// outcome is the answer, and what a new connection finds.
+	outcome := func(what string, change func(s *store) any, emptied ...int) string {
+		path := filepath.Join(t.TempDir(), "auth.db")
+		s, _, err := openStore(path, nil, time.Now(), nil)
+		noError(t, err)
+		_, err = s.writer.tx.conn.ExecContext(context.Background(), seed)
+		noError(t, err)
+		changes := s.twoWorlds(emptied...)
+		found := fmt.Sprintln(change(s))
+		noError(t, s.close())
+		same(t, what+": made changes", *changes > 0, true)
+		db, err := sql.Open("sqlite", dsn(path))
+		noError(t, err)
+		defer db.Close()
+		for _, table := range []string{"users", "sessions", "known_addresses", "settings"} {
+			var columns, rows string
+			noError(t, db.QueryRow(`SELECT group_concat('quote(' || name || ')', '||'' ''||') FROM pragma_table_info($1)`, table).Scan(&columns))
+			noError(t, db.QueryRow(`SELECT coalesce(group_concat(`+columns+`, '; '), '') FROM `+table).Scan(&rows))
+			found += table + ": " + rows + "\n"
+		}
+		return found
+	}
+	for name, change := range cases {
+		full, empty := outcome(name, change), outcome(name, change, 1, 2)
+		same(t, name+" where a first try saw nothing", outcome(name, change, 1), full)
+		same(t, name+" where a first try saw what is gone", outcome(name, change, 2), empty)
+	}
 }
 
 // TestDB_FailedCommitIsNoAcknowledgement: all of the batch fails, and the refresh token in it is not used up.
@@ -1447,16 +1590,19 @@ func TestDB_FailedCommitIsNoAcknowledgement(t *testing.T) {
 	_, token := ts.mustLogin(adminEmail, adminPassword)
 	handle, _ := refreshTokenHandle(token)
 	next := candidate{sessionID: sessionIDOf(handle), hash: hashToken(token), successorHash: hashToken("next")}
-	errs := ts.batch([]*change{{apply: func(x *tx) error {
-		refusal, err := x.rotateOne(rotation{now: ts.now(), idle: time.Hour}, next, new(rotated))
-		return errors.Join(refusal, err)
-	}}, {apply: func(x *tx) error { // only COMMIT finds out that a deferred constraint is violated
-		_, err := x.exec(`PRAGMA defer_foreign_keys = 1`)
-		_, err2 := x.exec(`INSERT INTO known_addresses VALUES ('nobody', '', 0)`)
-		return errors.Join(err, err2)
-	}}}, func() {})
-	if errs[0] == nil || errs[0] != errs[1] {
-		t.Fatalf("changes of a commit that failed: %v; want its error for both", errs)
+	conflict := func(*tx) error { return errConflict } // perhaps with a neighbour that is not stored after all
+	for _, last := range []func(*tx) error{set("fine"), conflict} {
+		errs := ts.batch([]*change{{apply: func(x *tx) error {
+			refusal, err := x.rotateOne(rotation{now: ts.now(), idle: time.Hour}, next, new(rotated))
+			return errors.Join(refusal, err)
+		}}, {apply: func(x *tx) error { // only COMMIT finds out that a deferred constraint is violated
+			_, err := x.exec(`PRAGMA defer_foreign_keys = 1`)
+			_, err2 := x.exec(`INSERT INTO known_addresses VALUES ('nobody', '', 0)`)
+			return errors.Join(err, err2)
+		}}, {apply: last}}, func() {})
+		if errs[0] == nil || errors.Is(errs[0], errConflict) || errs[0] != errs[1] || errs[0] != errs[2] {
+			t.Fatalf("changes of a commit that failed: %v; want its error for all", errs)
+		}
 	}
 	ts.want(ts.refresh(token), 200, "", "the old token after a commit that failed")
 }
@@ -1499,10 +1645,11 @@ func TestDB_UnwritableStorage(t *testing.T) {
 	}
 }
 
-// TestDB_WaitsForOthers: neither a long reader nor another process's short lock is an error.
+// TestDB_WaitsForOthers: neither a long reader nor another process's short lock is an error, and what gathers behind the
+// lock shares a commit.
 func TestDB_WaitsForOthers(t *testing.T) {
 	t.Parallel()
-	ts := newTestServer(t, unthrottled)
+	ts := newTestServer(t, unthrottled, func(c *config) { c.databaseEcho = true })
 	reader, err := ts.store.reads.Begin()
 	noError(t, err)
 	defer reader.Rollback()
@@ -1519,15 +1666,19 @@ func TestDB_WaitsForOthers(t *testing.T) {
 	other.SetMaxOpenConns(1)
 	_, err = other.Exec(`BEGIN IMMEDIATE`)
 	noError(t, err)
-	errs, n := make(chan error), 0
-	for ; len(ts.store.writer.changes) == 0; n++ { // once something stays in the queue, the writer waits for the lock
-		go func() { errs <- ts.store.writer.do(context.Background(), set("x")) }()
-		runtime.Gosched()
+	begun, commits := ts.logged("BEGIN"), ts.logged("COMMIT")
+	queue := make([]*change, maxBatch)
+	for i := range queue {
+		queue[i] = &change{ctx: context.Background(), apply: set("x"), answer: make(chan error, 1)}
+		for ts.store.writer.changes <- queue[i]; ts.logged("BEGIN") == begun; { // then the writer has the first and wants the lock
+			runtime.Gosched()
+		}
 	}
 	go other.Exec(`COMMIT`)
-	for range n {
-		noError(t, <-errs)
+	for _, c := range queue {
+		noError(t, <-c.answer)
 	}
+	same(t, "commits of what waited for the lock", ts.logged("COMMIT")-commits, 1)
 }
 
 func TestDB_ConcurrentRefresh(t *testing.T) {
