@@ -1,98 +1,189 @@
 package main
 
-// This file is the administration of users: the endpoints for superadmins and for the admins of an
-// organisation. Each change is decided inside the transaction that makes it (store.editUser), on the
-// actor and the target as the database has them then; rbac.go holds the rules.
+// This file is the administration of users, for superadmins, for the admins
+// of an organisation and for the operator's shell, which calls the same
+// functions. Each change is decided inside the transaction that makes it, on
+// the actor and the target as the database has them then; rbac.go holds the
+// rules. Bodies and answers of users in JSON are here too.
 
 import (
 	"bufio"
-	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"net/http"
+	"net/url"
 	"strconv"
+	"time"
 )
 
 const (
-	pageRows = 500  // users read at a time; a page of them is what a list of any length costs in memory
+	pageRows = 500  // users read at a time: what a list of any length costs in memory
 	maxLimit = 1000 // of ?limit=
 )
 
-// handleListUsers writes all users the caller may see, or one page of them with ?limit= and ?after=.
-// Rows go out as they are read, so a million users cost no more memory than a page.
-func (s *server) handleListUsers(w *response, r *http.Request, p principal) error {
-	q := r.URL.Query()
-	filter := userFilter{everyOrg: p.role == superadmin, orgID: p.orgID, emailPrefix: q.Get("email"), role: q.Get("role"), status: q.Get("status")}
-	after, err := queryNumber(q.Get("after"), 0, 1<<62)
-	if err != nil {
-		return invalidField("after", "must be the next value of the previous page")
-	}
-	limit, err := queryNumber(q.Get("limit"), 1, maxLimit)
-	if err != nil {
-		return invalidField("limit", fmt.Sprintf("must be a whole number from 1 to %d", maxLimit))
-	}
-	total, err := s.store.countUsers(filter)
-	if err != nil {
-		return err
-	}
-	first, err := s.store.listUsers(filter, after, int(min(cmp.Or(limit, pageRows), pageRows)))
-	if err != nil {
-		return err
-	}
-	return s.streamUsers(w, r, userList{filter: filter, limit: limit, total: total, page: first})
+// caller is who asks for a change, and from where.
+type caller struct {
+	ctx    context.Context
+	by     principal
+	need   permission // asked again inside the change
+	target string     // id of the user to change
+	client string     // as clientKey names it; for the hashing queue
+	event  func(name string, args ...any)
 }
 
-// queryNumber parses an optional whole number of a query; absent is 0.
-func queryNumber(v string, lo, hi int64) (int64, error) {
-	if v == "" {
-		return 0, nil
+func (x *exchange) caller(p principal) caller {
+	return caller{
+		ctx:    x.ctx,
+		by:     p,
+		need:   x.route.need,
+		target: x.r.PathValue("id"),
+		client: clientKey(x.clientIP()),
+		event:  x.event,
 	}
-	n, err := strconv.ParseInt(v, 10, 64)
+}
+
+// recheck asks the permission of the route again, inside the change. The
+// attack: an org_admin is demoted while its request waits for bcrypt or for
+// the writer.
+func (c caller) recheck(actor user) error {
+	if !allows(actor.role, c.need) {
+		return errRoleTooLow
+	}
+	return nil
+}
+
+// --- users as JSON ---
+
+// profile is a user in lists.
+type profile struct {
+	ID          string `json:"id"`
+	Email       string `json:"email"`
+	DisplayName string `json:"display_name"`
+	Role        string `json:"role"`
+	OrgID       string `json:"org_id"`
+	Status      string `json:"status"`
+}
+
+func newProfile(u user) profile {
+	return profile{u.id, u.email, u.displayName, u.role, u.orgID, u.status}
+}
+
+// fullProfile adds the times, in RFC 3339 UTC; last_login_at is null before
+// the first login.
+type fullProfile struct {
+	profile
+	CreatedAt   string  `json:"created_at"`
+	LastLoginAt *string `json:"last_login_at"`
+}
+
+func newFullProfile(u user) fullProfile {
+	p := fullProfile{profile: newProfile(u), CreatedAt: rfc3339(u.createdAt)}
+	if u.lastLoginAt != 0 {
+		p.LastLoginAt = new(rfc3339(u.lastLoginAt))
+	}
+	return p
+}
+
+func rfc3339(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }
+
+// userAnswer is the success body of changes to a user: whose, and what was set.
+type userAnswer struct {
+	ID     string `json:"id"`
+	Email  string `json:"email"`
+	Role   string `json:"role,omitempty"`
+	Status string `json:"status,omitempty"`
+	OrgID  string `json:"org_id,omitempty"`
+}
+
+func userNotFound(id string) error {
+	return refusal(404, "user_not_found", "User not found: "+id)
+}
+
+// --- lists ---
+
+// handleListUsers writes all users the caller may see, or one page of them
+// with ?limit= and ?after=. Rows go out as they are read, so a million users
+// cost no more memory than a page.
+func (s *server) handleListUsers(x *exchange, p principal) error {
+	q := x.r.URL.Query()
+	filter := userFilter{
+		everyOrg:    p.role == superadmin,
+		orgID:       p.orgID,
+		emailPrefix: q.Get("email"),
+		role:        q.Get("role"),
+		status:      q.Get("status"),
+	}
+	after, err := queryNumber(q, "after", 0, math.MaxInt64, 0)
+	if err != nil {
+		return err
+	}
+	limit, err := queryNumber(q, "limit", 1, maxLimit, math.MaxInt64)
+	if err != nil {
+		return err
+	}
+	list := userList{filter: filter, limit: limit}
+	if list.total, err = s.store.countUsers(filter); err != nil {
+		return err
+	}
+	if list.page, err = s.store.listUsers(filter, after, int(min(limit, pageRows))); err != nil {
+		return err
+	}
+	return s.streamUsers(x, list)
+}
+
+// queryNumber parses an optional whole number of a query.
+func queryNumber(q url.Values, name string, lo, hi, absent int64) (int64, error) {
+	if q.Get(name) == "" {
+		return absent, nil
+	}
+	n, err := strconv.ParseInt(q.Get(name), 10, 64)
 	if err != nil || n < lo || n > hi {
-		return 0, errors.New("out of range")
+		return 0, invalidField(name, fmt.Sprintf("must be a whole number from %d to %d", lo, hi))
 	}
 	return n, nil
 }
 
 // userList is a list being written.
 type userList struct {
-	filter userFilter
-	limit  int64 // 0: all
-	total  int64
-	page   []user
+	filter       userFilter
+	limit, total int64
+	page         []user
 }
 
-// streamUsers writes pages until the rows or the limit end. Once it has begun, a failure can only be
-// shown by cutting the connection.
-func (s *server) streamUsers(w *response, r *http.Request, l userList) error {
-	w.Header().Set("Content-Type", "application/json")
-	out := bufio.NewWriterSize(w, 32<<10)
+// streamUsers writes pages until the rows or the limit end. Once it has
+// begun, a failure can only be shown by cutting the connection.
+func (s *server) streamUsers(x *exchange, l userList) (err error) {
+	x.Header().Set("Content-Type", "application/json")
+	out := bufio.NewWriterSize(x, 32<<10)
 	written, last := int64(0), int64(0)
 	out.WriteString(`{"users":[`)
 	for len(l.page) > 0 {
-		extendWriteDeadline(w) // each page has the time a whole answer has
+		// Each page has the time of a whole answer. Deadlines are machine time,
+		// whatever the injected clock says.
+		http.NewResponseController(x).SetWriteDeadline(time.Now().Add(writeTimeout))
 		for _, u := range l.page {
 			if written > 0 {
 				out.WriteByte(',')
 			}
 			row, _ := json.Marshal(newProfile(u)) // texts only: cannot fail
 			out.Write(row)
-			written, last = written+1, u.seq
+			written++
+			last = u.seq
 		}
-		left := min(cmp.Or(l.limit, math.MaxInt64)-written, pageRows)
-		if left == 0 || out.Flush() != nil || r.Context().Err() != nil {
+		left := min(l.limit-written, pageRows)
+		if left == 0 || out.Flush() != nil || x.ctx.Err() != nil {
 			break
 		}
-		var err error
 		if l.page, err = s.store.listUsers(l.filter, last, int(left)); err != nil {
-			s.log.Error("request.failed", "id", w.requestID(), "pattern", r.Pattern, "err", err)
+			x.logFailure(errInternal.because(err))
 			panic(http.ErrAbortHandler)
 		}
 	}
 	fmt.Fprintf(out, `],"total":%d`, max(l.total, written))
-	if l.limit > 0 && written == l.limit {
+	if written == l.limit {
 		fmt.Fprintf(out, `,"next":"%d"`, last)
 	}
 	out.WriteString("}")
@@ -100,30 +191,10 @@ func (s *server) streamUsers(w *response, r *http.Request, l userList) error {
 	return nil
 }
 
-// handleCreateUser adds a user with a role and organisation, within what the actor may grant. Unlike
-// registration it works while registration is off, and it is not throttled.
-func (s *server) handleCreateUser(w *response, r *http.Request, p principal) error {
-	u := user{role: viewer, orgID: p.orgID}
-	var password string
-	if err := decode(w, r, needText("email", &u.email), needText("password", &password), maybeText("display_name", &u.displayName),
-		maybeText("role", &u.role), maybeText("org_id", &u.orgID)); err != nil {
-		return err
-	}
-	if !knownRole(u.role) {
-		return invalidRole(u.role)
-	}
-	if field, err := checkNewUser(u, password, s.cfg.passwordMinLength); err != nil {
-		return invalidField(field, err.Error())
-	}
-	if err := mayCreate(p.user, u); err != nil { // before a hash is spent; asked again inside the change
-		return err
-	}
-	return s.addUser(w, r, p, u, password)
-}
-
-// handleGetUser answers 404 both for nobody and for users the caller may not see.
-func (s *server) handleGetUser(w *response, r *http.Request, p principal) error {
-	id := r.PathValue("id")
+// handleGetUser answers 404 both for nobody and for users the caller may not
+// see.
+func (s *server) handleGetUser(x *exchange, p principal) error {
+	id := x.r.PathValue("id")
 	u, err := s.store.userByID(id)
 	if errors.Is(err, errNotFound) || (err == nil && !mayReadUser(p.user, u)) {
 		return userNotFound(id)
@@ -131,180 +202,225 @@ func (s *server) handleGetUser(w *response, r *http.Request, p principal) error 
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, newFullProfile(u))
+	return writeJSON(x, newFullProfile(u))
 }
 
-// editOther runs a change to the user named in the path, after the rules that hold for all of them.
-func (s *server) editOther(r *http.Request, p principal, change func(actor user, target *user) (edit, error)) (before, after user, err error) {
-	id := r.PathValue("id")
-	before, after, err = s.store.editUser(r.Context(), p, id, func(actor user, target *user) (edit, error) {
-		switch {
-		case !mayReadUser(actor, *target):
-			return edit{}, userNotFound(id)
-		case !mayEditUser(actor, *target):
-			return edit{}, forbidden("You may not change this user")
+// --- adding users ---
+
+// handleCreateUser adds a user with a role and organisation, within what the
+// actor may grant. Unlike registration it works while registration is off, and
+// it is not throttled.
+func (s *server) handleCreateUser(x *exchange, p principal) error {
+	u := user{role: viewer, orgID: p.orgID}
+	var password string
+	err := decode(x,
+		need("email", &u.email),
+		need("password", &password),
+		maybe("display_name", &u.displayName),
+		maybe("role", &u.role),
+		maybe("org_id", &u.orgID))
+	if err != nil {
+		return err
+	}
+	if err := checkRole(u.role); err != nil {
+		return err
+	}
+	if field, err := checkNewUser(u, password, s.cfg.passwordMinLength); err != nil {
+		return invalidField(field, err.Error())
+	}
+	mayCreate := func(_ *queries, actor user) error {
+		if !mayGrant(actor, u.role) || !mayEditUser(actor, u) {
+			return forbidden("You may not create this user")
+		}
+		return nil
+	}
+	u, err = s.addUser(x.caller(p), u, password, mayCreate)
+	if err != nil {
+		return err
+	}
+	return writeJSON(x, userAnswer{u.id, u.email, u.role, u.status, ""})
+}
+
+// userRule reports inside a change whether the actor may make it.
+type userRule = func(t *queries, actor user) error
+
+// addUser hashes and stores a user that passed checkNewUser. allowed is asked
+// inside the change.
+func (s *server) addUser(c caller, u user, password string, allowed userRule) (user, error) {
+	hash, err := s.hasher.hash(c.ctx, c.client, password)
+	if err != nil {
+		return u, err
+	}
+	u.id, u.passwordHash = newID(), hash
+	u.status, u.createdAt = statusActive, s.now().Unix()
+	err = s.store.createUser(c.ctx, c.by, u, allowed)
+	if errors.Is(err, errConflict) {
+		return u, refusal(409, "user_exists", "User already exists: "+u.email)
+	}
+	if err == nil {
+		c.event("user.created",
+			"user", u.id, "role", u.role, "org", u.orgID, "actor", c.by.id)
+	}
+	return u, err
+}
+
+// --- changing users ---
+
+// userChange alters target inside the transaction and says what else is to
+// happen.
+type userChange func(actor user, target *user) (userEdit, error)
+
+// editOther runs a change to another user after the rules that hold for all
+// of them. It is the only way of this file to change a user, so no endpoint
+// can forget a rule; all are asked inside the transaction.
+func (s *server) editOther(c caller, change userChange) (before, after user, err error) {
+	guarded := func(actor user, target *user) (userEdit, error) {
+		if err := c.recheck(actor); err != nil {
+			return userEdit{}, err
+		}
+		if !mayReadUser(actor, *target) {
+			return userEdit{}, userNotFound(c.target)
+		}
+		if !mayEditUser(actor, *target) {
+			return userEdit{}, forbidden("You may not change this user")
 		}
 		return change(actor, target)
-	})
+	}
+	before, after, err = s.store.editUser(c.ctx, c.by, c.target, guarded)
 	if errors.Is(err, errNotFound) {
-		err = userNotFound(id)
+		err = userNotFound(c.target)
 	}
 	return before, after, err
 }
 
-// handleDeleteUser removes a user; the database removes the sessions with it (ON DELETE CASCADE).
-func (s *server) handleDeleteUser(w *response, r *http.Request, p principal) error {
-	_, u, err := s.editOther(r, p, func(user, *user) (edit, error) { return edit{remove: true}, nil })
-	if err != nil {
-		return err
-	}
-	s.event(w, "user.deleted", "user", u.id, "actor", p.id)
-	return writeMessage(w, "User deleted")
+// userAttribute is a text of a user that admins set by PUT /users/{id}/…, and
+// operators in the shell.
+type userAttribute struct {
+	member string // of the body, which may also be the bare value
+	event  string
+	field  func(*user) *string
+	check  func(value string) error
 }
 
-// handleSetRole changes a role, for the user's very next request: sessions go on, because role and
-// status are read from the database each time.
-func (s *server) handleSetRole(w *response, r *http.Request, p principal) error {
-	var wanted role
-	if err := decodeBare(w, r, needText("role", &wanted)); err != nil {
-		return err
-	}
-	if !knownRole(wanted) {
-		return invalidRole(wanted)
-	}
-	before, after, err := s.editOther(r, p, func(actor user, target *user) (edit, error) {
-		if !mayGrant(actor, wanted) {
-			return edit{}, forbidden("You may not grant this role")
-		}
-		target.role = wanted
-		return edit{}, nil
-	})
-	if err != nil {
-		return err
-	}
-	s.event(w, "user.role_changed", "user", after.id, "from", before.role, "to", after.role, "actor", p.id)
-	return writeJSON(w, struct {
-		ID    string `json:"id"`
-		Email string `json:"email"`
-		Role  string `json:"role"`
-	}{after.id, after.email, after.role})
+// userAttributes are named by the last part of their path.
+var userAttributes = map[string]userAttribute{
+	"role":   {"role", "user.role_changed", func(u *user) *string { return &u.role }, checkRole},
+	"status": {"status", "user.status_changed", func(u *user) *string { return &u.status }, checkStatus},
+	"org":    {"org_id", "user.org_changed", func(u *user) *string { return &u.orgID }, checkOrg},
 }
 
-// handleSetStatus suspends a user, which ends all sessions in the same transaction, or lets the user in again.
-func (s *server) handleSetStatus(w *response, r *http.Request, p principal) error {
-	var status string
-	if err := decode(w, r, needText("status", &status)); err != nil {
-		return err
+func checkRole(v string) error {
+	if !knownRole(v) {
+		return &apiError{status: 422, code: "invalid_role",
+			field: "role", detail: "Invalid role: " + v}
 	}
-	if status != statusActive && status != statusSuspended {
+	return nil
+}
+
+func checkStatus(v string) error {
+	if v != statusActive && v != statusSuspended {
 		return invalidField("status", "must be active or suspended")
 	}
-	_, u, err := s.editOther(r, p, func(_ user, target *user) (edit, error) {
-		target.status = status
-		return edit{endSessions: status == statusSuspended}, nil
-	})
-	if err != nil {
-		return err
-	}
-	s.event(w, "user.status_changed", "user", u.id, "to", u.status, "actor", p.id)
-	return writeJSON(w, struct {
-		ID     string `json:"id"`
-		Email  string `json:"email"`
-		Status string `json:"status"`
-	}{u.id, u.email, u.status})
+	return nil
 }
 
-// handleResetPassword sets a password without knowing the old one and ends the user's sessions: whoever
-// knew the old password is out.
-func (s *server) handleResetPassword(w *response, r *http.Request, p principal) error {
+func checkOrg(v string) error {
+	if err := checkName(v, 1, 100); err != nil {
+		return invalidField("org_id", err.Error())
+	}
+	return nil
+}
+
+// handleSet answers PUT /users/{id}/NAME for the attribute of that name.
+func (s *server) handleSet(name string) handler {
+	a := userAttributes[name]
+	return func(x *exchange, p principal) error {
+		var set user // nothing but the attribute
+		if err := decode(x, needOrBare(a.member, a.field(&set))); err != nil {
+			return err
+		}
+		u, err := s.setAttribute(x.caller(p), a, *a.field(&set))
+		if err != nil {
+			return err
+		}
+		return writeJSON(x, userAnswer{u.id, u.email, set.role, set.status, set.orgID})
+	}
+}
+
+// setAttribute changes one text of a user. A new role or organisation holds
+// for the user's very next request, because they are read from the database
+// each time; suspension ends the user's sessions in the same transaction.
+func (s *server) setAttribute(c caller, a userAttribute, value string) (user, error) {
+	if err := a.check(value); err != nil {
+		return user{}, err
+	}
+	before, after, err := s.editOther(c, func(actor user, target *user) (userEdit, error) {
+		if a.member == "role" && !mayGrant(actor, value) {
+			return userEdit{}, forbidden("You may not grant this role")
+		}
+		*a.field(target) = value
+		return userEdit{endSessions: target.status == statusSuspended}, nil
+	})
+	if err == nil {
+		from := *a.field(&before)
+		c.event(a.event, "user", c.target, "from", from, "to", value, "actor", c.by.id)
+	}
+	return after, err
+}
+
+// handleResetPassword sets a password without knowing the old one.
+func (s *server) handleResetPassword(x *exchange, p principal) error {
 	var password string
-	if err := decode(w, r, needText("new_password", &password)); err != nil {
+	if err := decode(x, need("new_password", &password)); err != nil {
 		return err
 	}
 	if err := checkNewPassword(password, s.cfg.passwordMinLength); err != nil {
 		return invalidField("new_password", err.Error())
 	}
-	hash, err := s.hasher.hash(r.Context(), password)
-	if err != nil {
+	if _, err := s.resetPassword(x.caller(p), password); err != nil {
 		return err
 	}
-	_, u, err := s.editOther(r, p, func(_ user, target *user) (edit, error) {
-		target.passwordHash, target.defaultPassword = hash, password == defaultAdminPassword
-		return edit{endSessions: true}, nil
+	return writeMessage(x, "Password reset")
+}
+
+// resetPassword sets a password that passed checkNewPassword and ends the
+// user's sessions: anybody who knew the old one is out. An own password needs
+// the old one, otherwise a stolen access token would become the account.
+func (s *server) resetPassword(c caller, password string) (user, error) {
+	if c.target == c.by.id {
+		return user{}, forbidden("Change your own password at " +
+			"/api/v1/auth/me/password, which asks for the old one")
+	}
+	hash, err := s.hasher.hash(c.ctx, c.client, password)
+	if err != nil {
+		return user{}, err
+	}
+	_, u, err := s.editOther(c, func(_ user, target *user) (userEdit, error) {
+		target.passwordHash = hash
+		return userEdit{endSessions: true}, nil
 	})
-	if err != nil {
-		return err
+	if err == nil {
+		c.event("password.reset", "user", c.target, "actor", c.by.id)
 	}
-	s.event(w, "password.reset", "user", u.id, "actor", p.id)
-	return writeMessage(w, "Password reset")
+	return u, err
 }
 
-// handleSetOrg moves a user to another organisation, which then alone sees and administers it.
-func (s *server) handleSetOrg(w *response, r *http.Request, p principal) error {
-	var org string
-	if err := decode(w, r, needText("org_id", &org)); err != nil {
+// handleDeleteUser removes a user.
+func (s *server) handleDeleteUser(x *exchange, p principal) error {
+	if _, err := s.deleteUser(x.caller(p)); err != nil {
 		return err
 	}
-	if err := checkName(org, 1, 100); err != nil {
-		return invalidField("org_id", err.Error())
-	}
-	before, after, err := s.editOther(r, p, func(_ user, target *user) (edit, error) {
-		target.orgID = org
-		return edit{}, nil
+	return writeMessage(x, "User deleted")
+}
+
+// deleteUser removes a user and returns what it was; the database removes the
+// sessions with it (ON DELETE CASCADE).
+func (s *server) deleteUser(c caller) (user, error) {
+	u, _, err := s.editOther(c, func(user, *user) (userEdit, error) {
+		return userEdit{remove: true}, nil
 	})
-	if err != nil {
-		return err
+	if err == nil {
+		c.event("user.deleted", "user", c.target, "actor", c.by.id)
 	}
-	s.event(w, "user.org_changed", "user", after.id, "from", before.orgID, "to", after.orgID, "actor", p.id)
-	return writeJSON(w, struct {
-		ID    string `json:"id"`
-		Email string `json:"email"`
-		OrgID string `json:"org_id"`
-	}{after.id, after.email, after.orgID})
-}
-
-// registrationEnabled is what an admin last decided, or else the configuration.
-func (s *server) registrationEnabled() (bool, error) {
-	v, err := s.store.setting(settingRegistration)
-	if errors.Is(err, errNotFound) {
-		return s.cfg.registration, nil
-	}
-	return string(v) == "true", err
-}
-
-// handleGetRegistration tells whether strangers may register.
-func (s *server) handleGetRegistration(w *response, r *http.Request, _ principal) error {
-	enabled, err := s.registrationEnabled()
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, map[string]bool{"registration_enabled": enabled})
-}
-
-// handleSetRegistration decides it for good: the decision outlives restarts and overrides the configuration.
-func (s *server) handleSetRegistration(w *response, r *http.Request, p principal) error {
-	var enabled bool
-	if err := decode(w, r, needBool("enabled", &enabled)); err != nil {
-		return err
-	}
-	err := s.store.setSetting(r.Context(), p, settingRegistration, strconv.AppendBool(nil, enabled), func(actor user) error {
-		if !allows(actor.role, permSettings) {
-			return forbidden("Your role does not allow this")
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	s.event(w, "registration.changed", "enabled", enabled, "actor", p.id)
-	return writeJSON(w, map[string]bool{"registration_enabled": enabled})
-}
-
-// handleHealth is 200 only if a write has reached the disk: a server that cannot store is not healthy.
-func (s *server) handleHealth(w *response, r *http.Request, _ principal) error {
-	w.polled = true
-	if err := s.store.healthy(r.Context(), s.now()); err != nil {
-		return fmt.Errorf("%w: %w", errUnavailable, err)
-	}
-	return writeJSON(w, map[string]string{"status": "ok"})
+	return u, err
 }

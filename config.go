@@ -1,11 +1,11 @@
 package main
 
-// This file turns defaults, application.yaml and the environment into one checked config.
-// Every setting is one row of settings(): the same row feeds the YAML reader, the
-// environment, `pico-auth config`, the README's table and the search for misspelt
-// variables, so that no setting can exist in one of these places only. All faults are
-// reported together, each with its place and what is allowed; none ever quotes a value,
-// because a value may be a secret. Only this file reads YAML.
+// This file turns the defaults, application.yaml and the environment into
+// one checked config. A setting is one row of a table; the row serves the
+// file, the environment, `pico-auth config`, the README's table and the
+// search for misspelt names. All faults are reported at once, each with its
+// place and what is allowed. No fault shows a value, because it may be a
+// secret. Only this file reads YAML; it writes nothing and opens no socket.
 
 import (
 	"bytes"
@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net"
 	"net/netip"
 	"net/url"
@@ -28,656 +29,756 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// defaultAdminPassword is published in this source. The server lives with it on loopback only.
-const defaultAdminPassword = "admin"
-
-// config holds the checked settings; settings() says what each means, with its unit and range.
-// It is not changed after loadConfig.
+// config holds the checked settings. The comments name the danger of each;
+// application.yaml has its meaning and unit, the table below its range.
+// Nothing changes a config after loadConfig. The table points into it, so it
+// is never copied.
 type config struct {
-	dataDir           string // AUTH_DATA_DIR; whoever reads it can sign tokens as anybody
-	accessMinutes     int    // other services accept a token for this long after a logout
-	refreshDays       int    // idle lifetime of a session
-	sessionMaxDays    int    // absolute lifetime of a session
-	issuer            string // byte for byte the iss of every token; changing it ends all access tokens
-	audience          string // likewise the aud
-	algorithm         string // RS256
-	autoCreateAdmin   bool
-	adminEmail        string
-	adminPassword     string // secret; counts only when the admin is created
-	registration      bool   // until a superadmin decides otherwise, which the database remembers
-	emailToken        string // secret, without effect
-	bcryptCost        int    // log2 of rounds; one more doubles the time of every login
-	passwordMinLength int    // characters
-	reuseGraceSeconds int    // 0: a lost answer costs a login; above: a stolen token works beside its owner for so long
-	keyBits           int    // of new keys; 4096 makes every token six times dearer
-	keyRotationDays   int    // 0: never by itself
+	dataDir           string        // who can read it can sign tokens for anybody
+	accessTTL         time.Duration // other services accept a token this long after a logout
+	refreshTTL        time.Duration // a stolen refresh token stays good this long unused
+	sessionMax        time.Duration // a thief who keeps refreshing is out only after this
+	issuer            string        // changing it ends all access tokens
+	audience          string        // changing it ends all access tokens
+	algorithm         string        // always RS256
+	autoCreateAdmin   bool          // a deleted admin comes back at the next start
+	adminEmail        string        // becomes a superadmin
+	adminPassword     string        // secret; the default is public
+	registration      bool          // strangers get accounts; a superadmin's later decision wins
+	bcryptCost        int           // one more doubles the time of every login
+	passwordMinLength int           // characters; below 8, guessing is easy
+	reuseGrace        time.Duration // a stolen refresh token works beside its owner's this long
+	keyBits           int           // 4096 makes every signature about six times slower
+	keyRotation       time.Duration // 0: a key that leaked unnoticed is good for ever
 
-	databaseURL  string // SQLAlchemy's spelling; databasePath is the file
-	databaseEcho bool
+	databaseURL  string // the file holds the password hashes; see databasePath
+	databaseEcho bool   // makes the log long; values are never logged
 
-	clientEnabled    bool     // must be true
-	clientIssuer     string   // only compared with issuer
-	clientAudience   string   // only compared with audience
-	clientAlgorithms []string // must contain RS256
+	apiTitle string
 
-	apiTitle   string
-	apiVersion string // without effect
+	listen         string         // beyond loopback, passwords need TLS
+	trustedProxies []netip.Prefix // too wide, and clients choose the address that is throttled
+	corsOrigins    []string       // scripts of these sites may use tokens here; "*" is every site
+	tlsCertFile    string         // read at the start only: a renewed one needs a restart
+	tlsKeyFile     string         // set exactly when tlsCertFile is
 
-	listen         string
-	trustedProxies []string // too wide, and clients choose the address they are throttled by
-	corsOrigins    []string
-	tlsCertFile    string // both or neither
-	tlsKeyFile     string
-
-	logLevel  string // above info the security events are missing
+	logLevel  string // above info, the log lacks the security events
 	logFormat string
 
 	throttle throttleLimits
 
-	sources map[string]string // setting key → where its value came from
-	notes   []string          // warnings for the start of the server
+	settings []*setting // in the order of the README
+	notes    []string   // warnings for the start, each with its remedy
 }
 
-// defaultConfig is what `go run .` uses: pico-auth 0.1.2's defaults, and for everything newer the safe choice.
-func defaultConfig() *config {
-	return &config{
-		dataDir: "~/.pico-auth", accessMinutes: 15, refreshDays: 7, sessionMaxDays: 30,
-		issuer: "http://localhost:8100", audience: "pico-bot", algorithm: "RS256",
-		autoCreateAdmin: true, adminEmail: "admin@pico.local", adminPassword: defaultAdminPassword,
-		registration: true, bcryptCost: 12, passwordMinLength: 8, keyBits: 2048, keyRotationDays: 90,
-		databaseURL:   "sqlite+aiosqlite:///auth.db",
-		clientEnabled: true, clientIssuer: "http://localhost:8100", clientAudience: "pico-bot",
-		clientAlgorithms: []string{"RS256"},
-		apiTitle:         "Pico Auth API", apiVersion: "0.1.0",
-		listen: "localhost:8100", logLevel: "info", logFormat: "text",
-		throttle: throttleLimits{
-			enabled: true, pairFailures: 10, pairMinutes: 15, addressFailures: 60, addressMinutes: 15,
-			accountFailures: 100, accountMinutes: 60, knownAddressDays: 30,
-			registrations: 60, registrationMinutes: 60, ipv6Prefix: 64,
-		},
-		sources: map[string]string{},
-	}
+// throttleLimits are the counts at which guessing is stopped. 0 turns one
+// rule off.
+type throttleLimits struct {
+	enabled         bool // off, passwords are guessed as fast as bcrypt runs
+	pairFailures    int  // of one account from one address
+	addressFailures int  // too low, and people behind one address lock each other out
+	accountFailures int  // too low, and strangers lock an owner out of new addresses
+	registrations   int  // from one address
 }
 
-// setting is one row of the configuration: a dotted key, what it means, and how its value is
-// read from and written as text. set checks the value and returns what is allowed when it is not.
+// setting is a row of the table and what was read for it; at first that is
+// the default.
 type setting struct {
-	key    string // "auth.issuer"
-	kind   string // "text", "number", "bool" or "list"
-	help   string
-	secret bool
-	get    func() string
-	set    func(string) error
+	settingRow
+	env    string // the environment variable: AUTH_ISSUER for auth.issuer
+	text   string // as written
+	source string // "" for the default, else application.yaml:13 or AUTH_ISSUER
 }
 
-// env is the setting's environment variable: auth.issuer → AUTH_ISSUER.
-func (s setting) env() string {
-	return strings.ToUpper(strings.ReplaceAll(s.key, ".", "_"))
+// settingRow says what a setting is. check gets the text of a value and
+// returns what is allowed when the text is not; it begins with "must".
+type settingRow struct {
+	key      string // section.name, as in the file
+	target   any    // points to the field; its type decides how the text is read
+	fallback string // the text of the default
+	check    func(text string) error
 }
 
-// display is the value as YAML, or <redacted> for a secret that is set.
-func (s setting) display() string {
-	v := s.get()
-	switch {
-	case s.secret && v != "":
-		return "<redacted>"
-	case s.kind == "text":
-		return strconv.Quote(v)
-	case s.kind == "list":
-		items := strings.FieldsFunc(v, func(r rune) bool { return r == ',' })
-		for i, item := range items {
-			items[i] = strconv.Quote(strings.TrimSpace(item))
-		}
-		return "[" + strings.Join(items, ", ") + "]"
+// Targets besides *string, *bool, *int, *[]string and *[]netip.Prefix.
+type (
+	secretText struct{ field *string } // never shown
+	span       struct {                // written as a whole number of units
+		field *time.Duration
+		unit  time.Duration
 	}
-	return v
-}
+)
 
-// text, secret, number, choice, boolean and list make rows of their kind. Each setter checks before it stores, so a
-// config never holds a value that is not allowed.
-func text(key string, p *string, help string, check func(string) error) setting {
-	return setting{key: key, kind: "text", help: help, get: func() string { return *p }, set: func(v string) error {
-		if err := check(v); err != nil {
-			return err
-		}
-		*p = v
-		return nil
-	}}
-}
-
-func secret(key string, p *string, help string, check func(string) error) setting {
-	s := text(key, p, help, check)
-	s.secret = true
-	return s
-}
-
-func number(key string, p *int, lo, hi int, help string) setting {
-	return setting{key: key, kind: "number", help: help, get: func() string { return strconv.Itoa(*p) }, set: func(v string) error {
-		n, err := strconv.Atoi(v)
-		if err != nil || n < lo || n > hi {
-			return fmt.Errorf("must be a whole number from %d to %d", lo, hi)
-		}
-		*p = n
-		return nil
-	}}
-}
-
-func choice(key string, p *int, help string, allowed ...int) setting {
-	s := number(key, p, allowed[0], allowed[len(allowed)-1], help)
-	s.set = func(v string) error {
-		n, err := strconv.Atoi(v)
-		if err != nil || !slices.Contains(allowed, n) {
-			return fmt.Errorf("must be one of %v", allowed)
-		}
-		*p = n
-		return nil
-	}
-	return s
-}
-
-func boolean(key string, p *bool, help string) setting {
-	return setting{key: key, kind: "bool", help: help, get: func() string { return strconv.FormatBool(*p) }, set: func(v string) error {
-		switch strings.ToLower(v) {
-		case "true", "yes", "on", "1":
-			*p = true
-		case "false", "no", "off", "0":
-			*p = false
-		default:
-			return errors.New("must be true or false")
-		}
-		return nil
-	}}
-}
-
-func list(key string, p *[]string, help string, check func(string) error) setting {
-	return setting{key: key, kind: "list", help: help, get: func() string { return strings.Join(*p, ", ") }, set: func(v string) error {
-		var items []string
-		for item := range strings.SplitSeq(v, ",") {
-			if item = strings.TrimSpace(item); item == "" {
-				continue
-			}
-			if err := check(item); err != nil {
-				return err
-			}
-			items = append(items, item)
-		}
-		*p = items
-		return nil
-	}}
-}
-
-// settings is the whole configuration. Order is the order of `pico-auth config` and of the README.
-func (c *config) settings() []setting {
+// rows is the table of all settings. The names and defaults of auth, database,
+// auth_client and fastapi are those of the Python server; what it lacks has
+// the safe choice as its default. What each means is said in application.yaml.
+// Nothing reads the targets that new makes: those settings are only accepted.
+func (c *config) rows() []settingRow {
+	const day = 24 * time.Hour
 	t := &c.throttle
-	return []setting{
-		text("auth.data_dir", &c.dataDir, "directory of the signing keys (`~` is the home directory)", notEmpty),
-		number("auth.access_token_expire_minutes", &c.accessMinutes, 1, 525600, "lifetime of an access token, minutes"),
-		number("auth.refresh_token_expire_days", &c.refreshDays, 1, 3650, "idle lifetime of a session, days since its last refresh"),
-		number("auth.session_max_days", &c.sessionMaxDays, 1, 3650, "absolute lifetime of a session, days since its login"),
-		text("auth.issuer", &c.issuer, "public base URL; the `iss` of every token", checkIssuer),
-		text("auth.audience", &c.audience, "the `aud` of every token", notEmpty),
-		text("auth.algorithm", &c.algorithm, "signature algorithm; only RS256 exists here", checkAlgorithm),
-		boolean("auth.auto_create_admin", &c.autoCreateAdmin, "create the admin below when no user has that email"),
-		text("auth.admin_email", &c.adminEmail, "email of the created admin", notEmpty),
-		secret("auth.admin_password", &c.adminPassword, "password of the created admin; `admin` works on loopback only", checkAdminPassword),
-		boolean("auth.registration_enabled", &c.registration, "anyone may register, until an admin decides otherwise"),
-		secret("auth.email_credentials_token", &c.emailToken, "accepted from pico-auth 0.3; no effect", anything),
-		number("auth.bcrypt_cost", &c.bcryptCost, 10, 16, "log2 of the bcrypt rounds of new hashes"),
-		number("auth.password_min_length", &c.passwordMinLength, 1, 72, "characters a new password needs (at most 72 bytes)"),
-		number("auth.refresh_reuse_grace_seconds", &c.reuseGraceSeconds, 0, 60, "seconds in which the last refresh may be repeated; 0 is strict"),
-		choice("auth.key_bits", &c.keyBits, "size of new signing keys: 2048, 3072 or 4096 bits", 2048, 3072, 4096),
-		number("auth.key_rotation_days", &c.keyRotationDays, 0, 3650, "days a key signs before the next takes over; 0 is never"),
+	count := checkNumber(0, 1e6)
+	return []settingRow{
+		{"auth.data_dir", &c.dataDir, "~/.pico-auth", checkNotEmpty},
+		{"auth.access_token_expire_minutes", span{&c.accessTTL, time.Minute}, "15", checkNumber(1, 525600)},
+		{"auth.refresh_token_expire_days", span{&c.refreshTTL, day}, "7", checkNumber(1, 3650)},
+		{"auth.session_max_days", span{&c.sessionMax, day}, "30", checkNumber(1, 3650)},
+		{"auth.issuer", &c.issuer, "http://localhost:8100", checkIssuer},
+		{"auth.audience", &c.audience, "pico-bot", checkNotEmpty},
+		{"auth.algorithm", &c.algorithm, "RS256", checkAlgorithm},
+		{"auth.auto_create_admin", &c.autoCreateAdmin, "true", checkBool},
+		{"auth.admin_email", &c.adminEmail, "admin@pico.local", checkNotEmpty},
+		{"auth.admin_password", secretText{&c.adminPassword}, defaultAdminPassword, checkAdminPassword},
+		{"auth.registration_enabled", &c.registration, "true", checkBool},
+		{"auth.email_credentials_token", secretText{new(string)}, "", checkNothing},
+		{"auth.bcrypt_cost", &c.bcryptCost, "12", checkNumber(10, 16)},
+		{"auth.password_min_length", &c.passwordMinLength, "8", checkNumber(1, maxPasswordBytes)},
+		{"auth.refresh_reuse_grace_seconds", span{&c.reuseGrace, time.Second}, "0", checkNumber(0, 60)},
+		{"auth.key_bits", &c.keyBits, "2048", checkOneOf("2048", "3072", "4096")},
+		{"auth.key_rotation_days", span{&c.keyRotation, day}, "90", checkNumber(0, 3650)},
 
-		text("database.url", &c.databaseURL, "`sqlite:///FILE` or `sqlite:////ABSOLUTE`, with or without `+driver`", checkDatabaseURL),
-		boolean("database.echo", &c.databaseEcho, "log SQL statements, never their values"),
+		{"database.url", &c.databaseURL, "sqlite+aiosqlite:///auth.db", checkDatabaseURL},
+		{"database.echo", &c.databaseEcho, "false", checkBool},
 
-		boolean("auth_client.enabled", &c.clientEnabled, "must be true: this server guards its own endpoints"),
-		text("auth_client.issuer", &c.clientIssuer, "should equal auth.issuer, which is what counts", anything),
-		text("auth_client.audience", &c.clientAudience, "should equal auth.audience, which is what counts", anything),
-		list("auth_client.accepted_algorithms", &c.clientAlgorithms, "must contain RS256; others have no effect", anything),
+		{"auth_client.enabled", new(bool), "true", checkTrue},
+		{"auth_client.issuer", new(string), "http://localhost:8100", checkNothing},
+		{"auth_client.audience", new(string), "pico-bot", checkNothing},
+		{"auth_client.accepted_algorithms", new([]string), "RS256", checkAccepted},
 
-		text("fastapi.title", &c.apiTitle, "name in the first log line", anything),
-		text("fastapi.version", &c.apiVersion, "accepted from pico-auth; no effect", anything),
+		{"fastapi.title", &c.apiTitle, "Pico Auth API", checkNothing},
+		{"fastapi.version", new(string), "0.1.0", checkNothing},
 
-		text("server.listen", &c.listen, "`host:port`, `:port` for every interface, or `unix:/path`", checkListen),
-		list("server.trusted_proxies", &c.trustedProxies, "CIDRs (or `unix`) whose X-Forwarded-For and -Proto count", checkProxy),
-		list("server.cors_origins", &c.corsOrigins, "origins of browser applications, or `*`", checkOrigin),
-		text("server.tls_cert_file", &c.tlsCertFile, "PEM certificate chain; with the key below turns TLS on", anything),
-		text("server.tls_key_file", &c.tlsKeyFile, "PEM private key of that certificate", anything),
+		{"server.listen", &c.listen, "localhost:8100", checkListen},
+		{"server.trusted_proxies", &c.trustedProxies, "", checkProxies},
+		{"server.cors_origins", &c.corsOrigins, "", checkOrigins},
+		{"server.tls_cert_file", &c.tlsCertFile, "", checkNothing},
+		{"server.tls_key_file", &c.tlsKeyFile, "", checkNothing},
 
-		text("log.level", &c.logLevel, "debug, info, warn or error", oneOf("debug", "info", "warn", "error")),
-		text("log.format", &c.logFormat, "text or json", oneOf("text", "json")),
+		{"log.level", &c.logLevel, "info", checkOneOf("debug", "info", "warn", "error")},
+		{"log.format", &c.logFormat, "text", checkOneOf("text", "json")},
 
-		boolean("throttle.enabled", &t.enabled, "slow password guessing; in the rows below 0 turns one rule off"),
-		number("throttle.pair_failures", &t.pairFailures, 0, 1e6, "failed logins of one email from one address …"),
-		number("throttle.pair_minutes", &t.pairMinutes, 1, 1440, "… in this many minutes"),
-		number("throttle.address_failures", &t.addressFailures, 0, 1e6, "failed logins from one address …"),
-		number("throttle.address_minutes", &t.addressMinutes, 1, 1440, "… in this many minutes"),
-		number("throttle.account_failures", &t.accountFailures, 0, 1e6, "failed logins of one email from anywhere …"),
-		number("throttle.account_minutes", &t.accountMinutes, 1, 1440, "… in this many minutes, except …"),
-		number("throttle.known_address_days", &t.knownAddressDays, 0, 365, "… from addresses it logged in from in this many days"),
-		number("throttle.registrations", &t.registrations, 0, 1e6, "registrations from one address …"),
-		number("throttle.registration_minutes", &t.registrationMinutes, 1, 1440, "… in this many minutes"),
-		number("throttle.ipv6_prefix", &t.ipv6Prefix, 32, 128, "bits of an IPv6 address that make one client"),
+		{"throttle.enabled", &t.enabled, "true", checkBool},
+		{"throttle.pair_failures", &t.pairFailures, "10", count},
+		{"throttle.address_failures", &t.addressFailures, "60", count},
+		{"throttle.account_failures", &t.accountFailures, "100", count},
+		{"throttle.registrations", &t.registrations, "60", count},
 	}
 }
 
-// ignoredKeys are settings of the Python stack that mean nothing here. Files that carry them
-// must start this server all the same; the log says that they have no effect.
+// ignoredKeys are settings of the Python server that mean nothing here. Its
+// files start this server all the same.
 var ignoredKeys = []string{
 	"auth_client.jwks_endpoint", "auth_client.jwks_ttl_seconds", "auth_client.revocation_bearer",
 	"auth_client.revocation_endpoint", "auth_client.revocation_ttl_seconds",
 	"database.pool_pre_ping", "database.pool_recycle", "database.pool_size", "fastapi.debug",
 }
 
-// loadConfig merges defaults, the YAML file and the environment (in that order of precedence,
-// lowest first). An empty path means application.yaml in the working directory, if there is one.
-// The error joins every fault found.
-func loadConfig(path string, environ []string) (*config, error) {
-	c := defaultConfig()
-	l := loader{settings: c.settings(), config: c, env: map[string]string{}}
-	for _, kv := range environ {
-		k, v, _ := strings.Cut(kv, "=")
-		l.env[k] = v
+// defaultConfig is what the server runs with when nothing is configured.
+func defaultConfig() *config {
+	c := &config{}
+	for _, row := range c.rows() {
+		env := strings.ToUpper(strings.ReplaceAll(row.key, ".", "_"))
+		s := &setting{settingRow: row, env: env, text: row.fallback}
+		s.store()
+		c.settings = append(c.settings, s)
 	}
-	l.readFile(path)
-	l.readEnvironment()
-	if len(l.faults) == 0 {
-		l.faults = c.validate()
-	}
-	return c, errors.Join(l.faults...)
+	return c
 }
 
-// loader collects the faults of one loadConfig.
-type loader struct {
-	*config
-	settings []setting
-	env      map[string]string
-	faults   []error
+// store puts the text into the config. The text has passed check, so every
+// conversion that is needed succeeds.
+func (s *setting) store() {
+	n, _ := strconv.Atoi(s.text)
+	switch t := s.target.(type) {
+	case *string:
+		*t = s.text
+	case secretText:
+		*t.field = s.text
+	case *bool:
+		*t = boolWords[strings.ToLower(s.text)]
+	case *int:
+		*t = n
+	case span:
+		*t.field = time.Duration(n) * t.unit
+	case *[]string:
+		*t = listItems(s.text)
+	case *[]netip.Prefix:
+		*t, _ = parsePrefixes(s.text)
+	default:
+		panic(s.key + " has a target of an unknown type")
+	}
 }
 
-func (l *loader) fault(place, format string, args ...any) {
-	l.faults = append(l.faults, fmt.Errorf("%s: %s", place, fmt.Sprintf(format, args...)))
+// isList reports whether the value may be a sequence in the file.
+func (s *setting) isList() bool {
+	switch s.target.(type) {
+	case *[]string, *[]netip.Prefix:
+		return true
+	}
+	return false
 }
 
-func (l *loader) find(key string) (setting, bool) {
-	i := slices.IndexFunc(l.settings, func(s setting) bool { return s.key == key })
-	if i < 0 {
-		return setting{}, false
-	}
-	return l.settings[i], true
-}
-
-// apply gives a setting its text and remembers the source.
-func (l *loader) apply(s setting, value, source string) {
-	if err := s.set(value); err != nil {
-		l.fault(source, "%s (%s) %v", s.key, s.env(), err)
-		return
-	}
-	l.sources[s.key] = source
-}
-
-// readFile reads the file that was named, or application.yaml if it is there.
-func (l *loader) readFile(path string) {
-	name := cmp.Or(path, "application.yaml")
-	data, err := os.ReadFile(name)
-	if path == "" && errors.Is(err, fs.ErrNotExist) {
-		return // no file is a complete configuration
-	}
-	if err != nil {
-		l.fault("-config", "%v", err)
-		return
-	}
-	l.parseYAML(name, data)
-}
-
-// quotedInYAML is what yaml.v3 may quote from the document: the name of an unknown anchor, such as a password that begins with *.
-var quotedInYAML = regexp.MustCompile(`'.*'|".*"`)
-
-// parseYAML walks the document itself rather than decoding into a struct, so that each
-// fault carries its line and yaml.v3 never quotes a value in an error.
-func (l *loader) parseYAML(name string, data []byte) {
-	var doc, second yaml.Node
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
-		return // an empty file means defaults
-	} else if err != nil {
-		l.fault(name, "not YAML: %s", quotedInYAML.ReplaceAllString(err.Error(), "…"))
-		return
-	}
-	if err := dec.Decode(&second); !errors.Is(err, io.EOF) {
-		l.fault(name, "must hold one YAML document")
-		return
-	}
-	root := doc.Content[0]
-	if root.Tag == "!!null" {
-		return // comments only
-	}
-	l.walk(name, "", root)
-}
-
-// walk visits one mapping; prefix is "" at the top and "auth." inside the section auth.
-func (l *loader) walk(name, prefix string, m *yaml.Node) {
-	if m.Kind != yaml.MappingNode {
-		l.fault(fmt.Sprintf("%s:%d", name, m.Line), "expected settings here, such as `auth:` and below it `  issuer: …`")
-		return
-	}
-	seen := map[string]int{}
-	for i := 0; i+1 < len(m.Content); i += 2 {
-		k, v := m.Content[i], m.Content[i+1]
-		key, place := prefix+k.Value, fmt.Sprintf("%s:%d", name, k.Line)
-		if first := seen[key]; first > 0 {
-			l.fault(place, "%s stands here and in line %d; keep one", key, first)
-			continue
-		}
-		seen[key] = k.Line
-		if v.Kind == yaml.AliasNode {
-			v = v.Alias
-		}
-		s, known := l.find(key)
-		switch {
-		case known:
-			l.readNode(s, v, place)
-		case slices.Contains(ignoredKeys, key):
-			l.notes = append(l.notes, fmt.Sprintf("%s: %s has no effect in this server", place, key))
-		case prefix == "" && l.isSection(key):
-			if v.Tag != "!!null" { // an empty section means defaults
-				l.walk(name, key+".", v)
-			}
-		default:
-			key, _, _ = strings.Cut(key, ":") // "name:value" without a blank is one long key, and the value may be a secret
-			l.fault(place, "unknown setting %s; did you mean %s?", key, l.nearest(key))
+// shown is the value as YAML; a list is one text, as in the environment. A
+// secret is redacted.
+func (s *setting) shown() string {
+	switch s.target.(type) {
+	case *bool, *int, span:
+		return s.text
+	case secretText:
+		if s.text != "" {
+			return "<redacted>"
 		}
 	}
+	return strconv.Quote(s.text)
 }
 
-func (l *loader) isSection(name string) bool {
-	return slices.ContainsFunc(l.settings, func(s setting) bool { return strings.HasPrefix(s.key, name+".") })
+// at names the setting for faults and notes, with the source of its value:
+// "application.yaml:13: auth.issuer (AUTH_ISSUER)" from the file,
+// "AUTH_ISSUER (auth.issuer)" from the environment.
+func (s *setting) at() string {
+	if strings.HasPrefix(s.source, s.env) {
+		return s.source + " (" + s.key + ")"
+	}
+	name := s.key + " (" + s.env + ")"
+	if s.source == "" {
+		return name
+	}
+	return s.source + ": " + name
 }
 
-var envReference = regexp.MustCompile(`\$\{ENV:([^}]*)\}`)
-
-// readNode checks the YAML type of one value and applies it. A value that came through
-// ${ENV:NAME} is text in YAML whatever it stands for, so only its content is checked.
-func (l *loader) readNode(s setting, v *yaml.Node, place string) {
-	if v.Kind == yaml.SequenceNode && s.kind == "list" {
-		var items []string
-		for _, item := range v.Content {
-			if item.Kind != yaml.ScalarNode || item.Tag != "!!str" || strings.Contains(item.Value, ",") {
-				l.fault(place, "%s (%s) must be a list of texts without commas", s.key, s.env())
-				return
-			}
-			items = append(items, l.expand(item.Value, place))
+// find returns the setting of a key, or nil when there is none.
+func (c *config) find(key string) *setting {
+	for _, s := range c.settings {
+		if s.key == key {
+			return s
 		}
-		l.apply(s, strings.Join(items, ","), place)
-		return
 	}
-	want := map[string]string{"text": "!!str", "list": "!!str", "number": "!!int", "bool": "!!bool"}[s.kind]
-	plainBool := s.kind == "bool" && v.Tag == "!!str" && v.Style == 0 // yes and on are truth in YAML 1.1, which Python reads
-	if v.Kind != yaml.ScalarNode || (v.Tag != want && !plainBool && !envReference.MatchString(v.Value)) {
-		hint := ""
-		if s.kind == "text" && v.Kind == yaml.ScalarNode {
-			hint = "; put it in quotes"
-		}
-		l.fault(place, "%s (%s) must be a %s%s", s.key, s.env(), s.kind, hint)
-		return
-	}
-	faults := len(l.faults)
-	if value := l.expand(v.Value, place); len(l.faults) == faults {
-		l.apply(s, value, place)
-	}
+	return nil
 }
 
-// expand replaces ${ENV:NAME}. Nothing else that begins with $ is touched: passwords contain it.
-func (l *loader) expand(value, place string) string {
-	return envReference.ReplaceAllStringFunc(value, func(ref string) string {
-		name := envReference.FindStringSubmatch(ref)[1]
-		v, set := l.env[name]
-		if !set {
-			l.fault(place, "${ENV:%s} is used, but the environment has no %s", name, name)
-		}
-		return v
+// source is the place of a setting's value, such as application.yaml:13 or
+// AUTH_ISSUER, and "" for the default.
+func (c *config) source(key string) string {
+	return c.find(key).source
+}
+
+// nearest is the setting whose variable differs least from a misspelt one.
+func (c *config) nearest(env string) *setting {
+	return slices.MinFunc(c.settings, func(a, b *setting) int {
+		return difference(a.env, env) - difference(b.env, env)
 	})
 }
 
-// readEnvironment applies NAME and NAME_FILE for every setting and warns of AUTH_… variables
-// that no setting reads, because a misspelt AUTH_ADMIN_PASSWORD must not pass in silence.
-func (l *loader) readEnvironment() {
-	read := map[string]bool{}
-	for _, s := range l.settings {
-		name := s.env()
-		read[name], read[name+"_FILE"] = true, true
-		value, set := l.env[name]
-		path, fromFile := l.env[name+"_FILE"]
+// difference is how many bytes of the longer text are left without what both
+// share at their beginning and at their end: at most 2 for one slip of the
+// keyboard.
+func difference(a, b string) int {
+	for a != "" && b != "" && a[0] == b[0] {
+		a, b = a[1:], b[1:]
+	}
+	for a != "" && b != "" && a[len(a)-1] == b[len(b)-1] {
+		a, b = a[:len(a)-1], b[:len(b)-1]
+	}
+	return max(len(a), len(b))
+}
+
+// --- reading ---
+
+// loadConfig reads the file and then the environment, which wins. An empty
+// path means application.yaml in the working directory, if there is one. The
+// error joins all faults.
+func loadConfig(path string, environ []string) (*config, error) {
+	l := configLoader{
+		config: defaultConfig(),
+		env:    map[string]string{},
+		read:   map[string]bool{},
+	}
+	for _, variable := range environ {
+		name, value, _ := strings.Cut(variable, "=")
+		l.env[name] = value
+	}
+	l.readFile(path)
+	l.readEnvironment()
+	l.noteMisspelt()
+	l.comparePairs()
+	l.noteAddress()
+	return l.config, l.faults
+}
+
+// configLoader is the state of one loadConfig. It goes on after a fault, so
+// that one start shows all of them.
+type configLoader struct {
+	*config
+	env    map[string]string
+	read   map[string]bool // variables that a setting or a ${ENV:…} reads
+	faults error
+}
+
+// fault adds what stops the start; it shows no value.
+func (l *configLoader) fault(text string) {
+	l.faults = errors.Join(l.faults, errors.New(text))
+}
+
+// note adds a warning for the start; it says what to do.
+func (l *configLoader) note(text string) {
+	l.notes = append(l.notes, text)
+}
+
+// apply gives a setting the text that was read from a source, unless reading
+// it failed or the text is not allowed.
+func (l *configLoader) apply(s *setting, source, text string, err error) {
+	s.source = source
+	if strings.HasPrefix(s.key, "log.") {
+		text = strings.ToLower(text) // other programs write LOG_LEVEL=INFO
+	}
+	if err == nil {
+		err = s.check(text)
+		if err != nil && text == "" {
+			err = fmt.Errorf("is empty; it %w", err)
+		}
+	}
+	if err != nil {
+		l.fault(s.at() + " " + err.Error())
+		return
+	}
+	s.text = text
+	s.store()
+}
+
+// quotedInYAML is what yaml.v3 quotes in its errors: a password that begins
+// with * is the name of an unknown anchor.
+var quotedInYAML = regexp.MustCompile(`'.*'|".*"`)
+
+// readFile reads the only document of the file. Nodes know their line and let
+// no error show a value, unlike decoding into a struct.
+func (l *configLoader) readFile(path string) {
+	name := cmp.Or(path, "application.yaml")
+	data, err := os.ReadFile(name)
+	if path == "" && errors.Is(err, fs.ErrNotExist) {
+		return // the defaults are a complete configuration
+	}
+	if err != nil {
+		l.fault("the configuration cannot be read: " + err.Error())
+		return
+	}
+	var document yaml.Node
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	first := decoder.Decode(&document)
+	second := decoder.Decode(&yaml.Node{})
+	switch {
+	case first != nil && first != io.EOF:
+		l.fault(name + " is not YAML: " + quotedInYAML.ReplaceAllString(first.Error(), "…"))
+	case second != io.EOF:
+		l.fault(name + " must hold one YAML document")
+	default:
+		for _, root := range document.Content { // one, or none in an empty file
+			l.readMapping(name, "", root)
+		}
+	}
+}
+
+// readMapping reads the settings of a section; in auth the prefix is "auth.".
+// The whole file is read as a section without prefix, which has the sections.
+// An unknown key is a fault: it may be a misspelt one, whose default would be
+// used in silence.
+func (l *configLoader) readMapping(file, prefix string, mapping *yaml.Node) {
+	if mapping.Tag == "!!null" {
+		return // an empty section leaves the defaults
+	}
+	if mapping.Kind != yaml.MappingNode {
+		l.fault(fmt.Sprintf("%s:%d: expected settings here, such as `auth:` and below it `  issuer: …`",
+			file, mapping.Line))
+		return
+	}
+	places := map[string]string{}
+	for pair := range slices.Chunk(mapping.Content, 2) {
+		key, value := prefix+pair[0].Value, pair[1]
+		place := fmt.Sprintf("%s:%d", file, pair[0].Line)
+		if first := places[key]; first != "" {
+			l.fault(place + ": " + key + " stands here and at " + first + "; keep one")
+			continue
+		}
+		places[key] = place
+		if value.Kind == yaml.AliasNode {
+			value = value.Alias
+		}
+		s := l.find(key)
 		switch {
-		case set && fromFile:
-			l.fault(name, "%s and %s_FILE are both set; keep one", name, name)
+		case prefix == "":
+			l.readMapping(file, key+".", value)
+		case s != nil:
+			text, err := l.nodeText(value, s.isList())
+			l.apply(s, place, text, err)
+		case slices.Contains(ignoredKeys, key):
+			l.note(place + ": " + key + " has no effect in this server; remove the line")
+		default:
+			key, _, _ = strings.Cut(key, ":") // "name:value" without a blank is one long key
+			near := l.nearest(strings.ToUpper(key)).key
+			l.fault(place + ": unknown setting " + key + "; did you mean " + near + "?")
+		}
+	}
+}
+
+// nodeText returns a value as it is written, whatever its YAML type: a
+// password may look like a number. The items of a list are joined by commas.
+// null is refused, because it may stand for a value that somebody forgot.
+func (l *configLoader) nodeText(node *yaml.Node, list bool) (string, error) {
+	items := []*yaml.Node{node}
+	if list && node.Kind == yaml.SequenceNode {
+		items = node.Content
+	}
+	var texts []string
+	for _, item := range items {
+		if item.Kind != yaml.ScalarNode || item.Style&yaml.TaggedStyle != 0 { // such as a password !x
+			return "", errors.New("must be a plain value; " +
+				"put it in quotes if it begins with an exclamation mark")
+		}
+		if item.Tag == "!!null" {
+			return "", errors.New("has no value; write one or remove the line")
+		}
+		texts = append(texts, item.Value)
+	}
+	return l.expand(strings.Join(texts, ","))
+}
+
+// envReference is a variable of the environment inside a value.
+var envReference = regexp.MustCompile(`\$\{ENV:([^}]*)\}`)
+
+// expand replaces ${ENV:NAME}. Every other $ stays: passwords contain it.
+func (l *configLoader) expand(text string) (expanded string, err error) {
+	expanded = envReference.ReplaceAllStringFunc(text, func(reference string) string {
+		name := envReference.FindStringSubmatch(reference)[1]
+		value, set := l.env[name]
+		if !set {
+			err = fmt.Errorf("uses ${ENV:%s}, but the environment has no %s", name, name)
+		}
+		l.read[name] = true
+		return value
+	})
+	return expanded, err
+}
+
+// readEnvironment applies NAME, or the content of the file that NAME_FILE
+// names, for every setting. Containers get secrets as files, because the
+// environment of a process is easily seen.
+func (l *configLoader) readEnvironment() {
+	for _, s := range l.settings {
+		name, nameFile := s.env, s.env+"_FILE"
+		text, set := l.env[name]
+		path, setFile := l.env[nameFile]
+		l.read[name], l.read[nameFile] = true, true
+		switch {
+		case set && setFile:
+			l.fault(name + " and " + nameFile + " are both set; keep one")
 		case set:
-			l.apply(s, value, name)
-		case fromFile:
+			l.apply(s, name, text, nil)
+		case setFile: // no error shows the path: it may be a password in the wrong variable
 			data, err := os.ReadFile(path)
-			if err != nil {
-				l.fault(name+"_FILE", "%v", err)
-				continue
-			}
-			l.apply(s, strings.TrimRight(string(data), "\r\n"), name+"_FILE")
+			text = strings.TrimRight(string(data), "\r\n")
+			l.apply(s, nameFile, text, errors.Unwrap(err))
 		}
 	}
-	for name := range l.env {
-		near := l.nearestEnv(name)
-		if !read[name] && (strings.HasPrefix(name, "AUTH_") || distance(name, near) <= 2) {
-			l.notes = append(l.notes, fmt.Sprintf("the environment variable %s is not a setting; did you mean %s?", name, near))
+}
+
+// --- what the settings are together ---
+
+// noteMisspelt warns of variables that no setting reads: a misspelt
+// AUTH_ADMIN_PASSWORD must not pass in silence. Other programs use names such
+// as LOG_… too, so outside AUTH_ only near misses count.
+func (l *configLoader) noteMisspelt() {
+	for _, name := range slices.Sorted(maps.Keys(l.env)) {
+		near := l.nearest(name).env
+		slip := difference(near, name) <= 2
+		if !l.read[name] && (slip || strings.HasPrefix(name, "AUTH_")) {
+			l.note("the environment variable " + name + " is not a setting; did you mean " + near + "?")
 		}
 	}
-	slices.Sort(l.notes)
 }
 
-// nearest is the setting whose key is the fewest edits away; people misspell more than they invent.
-func (l *loader) nearest(key string) string {
-	return slices.MinFunc(l.settings, func(a, b setting) int { return distance(a.key, key) - distance(b.key, key) }).key
-}
-
-func (l *loader) nearestEnv(name string) string {
-	return slices.MinFunc(l.settings, func(a, b setting) int { return distance(a.env(), name) - distance(b.env(), name) }).env()
-}
-
-// distance is the Levenshtein distance: how many single-character edits turn a into b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+// comparePairs refuses what two settings must not be together, and warns of
+// what is hardly meant. A value of auth_client that is the default counts as
+// not written: application.yaml has all defaults, and AUTH_ISSUER alone must
+// not contradict it.
+func (l *configLoader) comparePairs() {
+	cert, key := l.find("server.tls_cert_file"), l.find("server.tls_key_file")
+	if (cert.text == "") != (key.text == "") {
+		l.fault(cert.at() + " and " + key.at() + " must be set together")
 	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			substitute := diagonal
-			if a[i] != b[j] {
-				substitute++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(substitute, row[j]+1, row[j+1]+1)
+	if s := l.find("auth.admin_password"); s.text == "" && l.autoCreateAdmin {
+		l.fault(s.at() + " is empty; it must be set while auth.auto_create_admin " +
+			"(AUTH_AUTO_CREATE_ADMIN) is true")
+	}
+	for _, name := range []string{"issuer", "audience"} {
+		s, used := l.find("auth_client."+name), l.find("auth."+name)
+		if s.text != s.fallback && s.text != used.text {
+			l.note(s.at() + " differs from " + used.key + ", which is used; remove it")
 		}
 	}
-	return row[len(b)]
 }
 
-// validate checks what concerns several settings at once and leaves its warnings in c.notes.
-func (c *config) validate() []error {
-	var faults []error
-	fault := func(key, msg string) {
-		faults = append(faults, fmt.Errorf("%s: %s (%s) %s", cmp.Or(c.sources[key], "default"), key, setting{key: key}.env(), msg))
+// noteAddress warns when issuer and listener do not fit together. Verifiers
+// ask the issuer for the key set, so it must lead here, directly or through a
+// proxy. Port 0 is chosen at the start, so nothing is known about it.
+func (l *configLoader) noteAddress() {
+	issuer, _ := url.Parse(l.issuer) // passed checkIssuer
+	host, port, _ := net.SplitHostPort(l.listen)
+	private := loopbackHost(host)
+	public := !loopbackHost(issuer.Hostname())
+	scheme := "http"
+	if l.tlsCertFile != "" {
+		scheme = "https"
 	}
-	if !c.clientEnabled {
-		fault("auth_client.enabled", "must be true: a login service whose own endpoints are unguarded is never wanted")
+	defaults := map[string]string{"http": "80", "https": "443"}
+	issuerPort := cmp.Or(issuer.Port(), defaults[issuer.Scheme])
+	direct := issuer.Scheme == scheme && issuerPort == port
+	proxied := len(l.trustedProxies) > 0
+	if !public && port != "0" && !(private && (direct || proxied)) {
+		l.note("auth.issuer (AUTH_ISSUER) does not lead to this server, which serves " + scheme + " at " +
+			l.listen + " (server.listen, SERVER_LISTEN); set it to the URL that clients use")
 	}
-	if !slices.Contains(c.clientAlgorithms, "RS256") {
-		fault("auth_client.accepted_algorithms", "must contain RS256, which is what this server signs with")
+	if public && issuer.Scheme == "http" {
+		l.note("auth.issuer (AUTH_ISSUER) is public but not https, so passwords and tokens travel " +
+			"in clear; put TLS here or in front and make it an https URL")
 	}
-	if (c.tlsCertFile == "") != (c.tlsKeyFile == "") {
-		fault("server.tls_cert_file", "and server.tls_key_file (SERVER_TLS_KEY_FILE) must be set together")
-	}
-	c.warn("auth_client.issuer", c.clientIssuer, "auth.issuer", c.issuer)
-	c.warn("auth_client.audience", c.clientAudience, "auth.audience", c.audience)
-	if c.refreshDays > c.sessionMaxDays {
-		c.notes = append(c.notes, "auth.session_max_days is below auth.refresh_token_expire_days, so sessions end after session_max_days")
-	}
-	if u, _ := url.Parse(c.issuer); u.Scheme == "http" && !loopbackHost(u.Hostname()) {
-		c.notes = append(c.notes, "auth.issuer is public and not https: passwords and tokens would travel in clear")
-	}
-	if len([]rune(c.adminPassword)) < c.passwordMinLength && c.adminPassword != defaultAdminPassword {
-		c.notes = append(c.notes, "auth.admin_password is shorter than auth.password_min_length; choose a longer one")
-	}
-	return faults
-}
-
-// warn notes that two settings which should agree do not; the second one is used. A value that
-// nobody wrote down cannot disagree.
-func (c *config) warn(key, value, usedKey, used string) {
-	if value != used && c.sources[key] != "" {
-		c.notes = append(c.notes, fmt.Sprintf("%s: %s differs from %s, which is used", c.sources[key], key, usedKey))
+	if public && private && !proxied {
+		l.note("auth.issuer (AUTH_ISSUER) is public and server.listen (SERVER_LISTEN) is loopback: all " +
+			"clients of the proxy count as one for the throttle: set server.trusted_proxies " +
+			"(SERVER_TRUSTED_PROXIES)")
 	}
 }
 
-// dump writes the merged settings as YAML, each with its source; secrets are redacted.
+// --- what follows from the settings ---
+
+// dump writes the settings as YAML, each with its source, and as comments
+// what follows from them. Secrets are redacted.
 func (c *config) dump(w io.Writer) {
 	section := ""
-	for _, s := range c.settings() {
+	for _, s := range c.settings {
 		name, key, _ := strings.Cut(s.key, ".")
 		if name != section {
 			section = name
 			fmt.Fprintf(w, "%s:\n", section)
 		}
-		fmt.Fprintf(w, "  %-34s # %s\n", key+": "+s.display(), cmp.Or(c.sources[s.key], "default"))
+		fmt.Fprintf(w, "  %-34s # %s\n", key+": "+s.shown(), cmp.Or(s.source, "default"))
 	}
+	keys, err := c.dataPath()
+	if err != nil {
+		keys = err.Error()
+	}
+	database, _ := filepath.Abs(c.databasePath()) // fails only without a working directory
+	fmt.Fprintf(w, "# base URL: %q\n# key directory: %q\n# database file: %q\n", c.baseURL(), keys, database)
 }
 
-// exposed says why this server can be reached from elsewhere, or "" when only its own machine can.
+// exposed says why this server can be reached from elsewhere, or "" when
+// only its own machine can. The published password of the default admin is
+// good for nothing on an exposed server.
 func (c *config) exposed() string {
-	if host, _, err := net.SplitHostPort(c.listen); err == nil && !strings.HasPrefix(c.listen, "unix:") && !loopbackHost(host) {
+	listener, _, _ := net.SplitHostPort(c.listen)
+	issuer, _ := url.Parse(c.issuer) // passed checkIssuer
+	switch {
+	case !loopbackHost(listener):
 		return "server.listen " + c.listen + " is not loopback"
-	}
-	if u, err := url.Parse(c.issuer); err == nil && !loopbackHost(u.Hostname()) {
+	case !loopbackHost(issuer.Hostname()):
 		return "auth.issuer " + c.issuer + " is not loopback"
 	}
 	return ""
 }
 
-// loopbackHost tells whether a host without port names the own machine (RFC 6761 section 6.3, RFC 1122 section 3.2.1.3).
+// loopbackHost reports whether a host without port names the own machine
+// (RFC 6761 section 6.3, RFC 1122 section 3.2.1.3).
 func loopbackHost(host string) bool {
 	if ip, err := netip.ParseAddr(host); err == nil {
-		return ip.Unmap().IsLoopback()
+		return ip.IsLoopback() // of ::ffff:127.0.0.1 too
 	}
-	return strings.EqualFold(host, "localhost") || strings.HasSuffix(strings.ToLower(host), ".localhost")
+	return strings.HasSuffix("."+strings.ToLower(host), ".localhost")
 }
 
-// baseURL is the issuer without a trailing slash, for putting paths behind it.
-func (c *config) baseURL() string { return strings.TrimSuffix(c.issuer, "/") }
+// baseURL is the issuer without a slash at its end, to put paths behind it.
+func (c *config) baseURL() string {
+	return strings.TrimSuffix(c.issuer, "/")
+}
 
 // dataPath is data_dir with a leading ~ replaced by the home directory.
 func (c *config) dataPath() (string, error) {
-	rest, tilde := strings.CutPrefix(c.dataDir, "~")
-	if !tilde || (rest != "" && rest[0] != '/' && rest[0] != filepath.Separator) {
+	if c.dataDir != "~" && !strings.HasPrefix(filepath.ToSlash(c.dataDir), "~/") {
 		return c.dataDir, nil
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {
-		return "", fmt.Errorf("auth.data_dir (AUTH_DATA_DIR) begins with ~, but there is no home directory: %w", err)
+		return "", fmt.Errorf("auth.data_dir (AUTH_DATA_DIR) begins with ~ for the home directory, "+
+			"which is unknown: %w", err)
 	}
-	return filepath.Join(home, rest), nil
+	return filepath.Join(home, c.dataDir[1:]), nil
 }
 
-var sqliteURL = regexp.MustCompile(`^sqlite(?:\+[a-z0-9_]+)?:///([^?#]+)$`)
+// sqliteURL does not match :memory:, because each connection would have a
+// database of its own.
+var sqliteURL = regexp.MustCompile(`^sqlite(?:\+[a-z0-9_]+)?:///([^?#:][^?#]*)$`)
 
-// databasePath is the file named by database.url; relative ones start in the working directory.
-func (c *config) databasePath() string { return sqliteURL.FindStringSubmatch(c.databaseURL)[1] }
-
-func (c *config) accessTTL() time.Duration  { return time.Duration(c.accessMinutes) * time.Minute }
-func (c *config) refreshTTL() time.Duration { return time.Duration(c.refreshDays) * 24 * time.Hour }
-func (c *config) sessionMax() time.Duration { return time.Duration(c.sessionMaxDays) * 24 * time.Hour }
-func (c *config) reuseGrace() time.Duration { return time.Duration(c.reuseGraceSeconds) * time.Second }
-func (c *config) keyRotation() time.Duration {
-	return time.Duration(c.keyRotationDays) * 24 * time.Hour
+// databasePath is the file of database.url. A relative one starts in the
+// working directory.
+func (c *config) databasePath() string {
+	return sqliteURL.FindStringSubmatch(c.databaseURL)[1]
 }
 
-func anything(string) error { return nil }
+// --- how texts are read ---
 
-func notEmpty(v string) error {
-	if v == "" {
-		return errors.New("must not be empty")
+// listItems splits a list at commas and blanks.
+func listItems(text string) []string {
+	return strings.Fields(strings.ReplaceAll(text, ",", " "))
+}
+
+// boolWords are the texts of booleans in lower case. YAML 1.1 and so the
+// Python server take yes and on too.
+var boolWords = map[string]bool{
+	"true":  true,
+	"yes":   true,
+	"on":    true,
+	"1":     true,
+	"false": false,
+	"no":    false,
+	"off":   false,
+	"0":     false,
+}
+
+// parsePrefixes refuses ::ffff:10.0.0.0/104, which would match nothing: IPv4
+// addresses of clients are compared in their short form. A single address
+// needs its /32: /8 by mistake would let sixteen million hosts choose the
+// address that is throttled.
+func parsePrefixes(text string) ([]netip.Prefix, error) {
+	var prefixes []netip.Prefix
+	for _, item := range listItems(text) {
+		prefix, err := netip.ParsePrefix(item)
+		if err != nil || prefix.Addr().Is4In6() {
+			return nil, errors.New("must list CIDRs such as 10.0.0.0/8 or 127.0.0.1/32")
+		}
+		prefixes = append(prefixes, prefix)
+	}
+	return prefixes, nil
+}
+
+// --- what is allowed ---
+
+// checkNothing is for texts that can be wrong only beside another setting, if
+// at all; see comparePairs.
+func checkNothing(string) error { return nil }
+
+// checkNotEmpty is for texts without which the server cannot work.
+func checkNotEmpty(text string) error {
+	if text == "" {
+		return errors.New("must be set")
 	}
 	return nil
 }
 
-func oneOf(allowed ...string) func(string) error {
-	return func(v string) error {
-		if !slices.Contains(allowed, v) {
-			return fmt.Errorf("must be one of %s", strings.Join(allowed, ", "))
+func checkBool(text string) error {
+	if _, known := boolWords[strings.ToLower(text)]; !known {
+		return errors.New("must be true or false")
+	}
+	return nil
+}
+
+// checkTrue is for auth_client.enabled: the Python server can be left without
+// a guard, this one cannot.
+func checkTrue(text string) error {
+	if !boolWords[strings.ToLower(text)] {
+		return errors.New("must be true: this server always guards its own endpoints")
+	}
+	return nil
+}
+
+// checkNumber takes digits alone: "15m" would be a guess at the unit, which is
+// part of the key.
+func checkNumber(lowest, highest int) func(string) error {
+	return func(text string) error {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < lowest || n > highest {
+			return fmt.Errorf("must be a whole number from %d to %d", lowest, highest)
 		}
 		return nil
 	}
 }
 
-// checkIssuer follows OpenID Connect Discovery 1.0 section 3 and RFC 8414 section 2: a URL without
-// query or fragment. User information would be printed in every token.
-func checkIssuer(v string) error {
-	u, err := url.Parse(v)
-	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.User != nil || strings.ContainsAny(v, "?# ") {
-		return errors.New("must be an http or https URL with a host and without user, query and fragment, such as https://auth.example.com")
+// checkOneOf takes one of a few words.
+func checkOneOf(allowed ...string) func(string) error {
+	return func(text string) error {
+		if !slices.Contains(allowed, text) {
+			return errors.New("must be " + strings.Join(allowed, " or "))
+		}
+		return nil
+	}
+}
+
+// checkIssuer follows OpenID Connect Discovery 1.0 section 3 and RFC 8414
+// section 2: a URL without query and fragment. A user or password in it would
+// stand in every token.
+func checkIssuer(text string) error {
+	u, err := url.Parse(text)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" ||
+		u.User != nil || strings.ContainsAny(text, "?# ") {
+		return errors.New("must be an http or https URL with a host and without user, query and " +
+			"fragment, such as https://auth.example.com")
 	}
 	return nil
 }
 
-// checkAlgorithm: pico-auth 0.3 offered ML-DSA too.
-func checkAlgorithm(v string) error {
-	if v != "RS256" {
-		return errors.New("must be RS256: this server signs with nothing else, and a verifier that expects another algorithm would refuse every token")
+// checkAlgorithm shows the value, because an algorithm is no secret. Newer
+// versions of the Python server offer ML-DSA.
+func checkAlgorithm(text string) error {
+	if text != "RS256" {
+		return fmt.Errorf("must be RS256, not %q: this server signs with nothing else, and a "+
+			"verifier that expects another algorithm would refuse every token", text)
 	}
 	return nil
 }
 
-// checkDatabaseURL accepts SQLAlchemy's spelling. In-memory databases would be a different one per connection.
-func checkDatabaseURL(v string) error {
-	m := sqliteURL.FindStringSubmatch(v)
-	if m == nil || m[1] == ":memory:" {
-		return errors.New("must be sqlite:///FILE or sqlite:////ABSOLUTE/FILE; this server stores in SQLite and nothing else")
+// checkAccepted is for auth_client.accepted_algorithms. Files of the Python
+// server also list ML-DSA there, which does no harm.
+func checkAccepted(text string) error {
+	if !slices.Contains(listItems(text), "RS256") {
+		return errors.New("must contain RS256, which is what this server signs with")
 	}
 	return nil
 }
 
-// checkListen accepts what net.Listen takes for tcp with a number as port, and unix sockets.
-func checkListen(v string) error {
-	if path, ok := strings.CutPrefix(v, "unix:"); ok {
-		return notEmpty(path)
-	}
-	_, port, err := net.SplitHostPort(v)
-	if n, perr := strconv.Atoi(port); err != nil || perr != nil || n < 0 || n > 65535 {
-		return errors.New("must be host:port with a port from 0 to 65535, or unix:/path")
+// checkDatabaseURL takes SQLAlchemy's spelling, as the Python server does.
+func checkDatabaseURL(text string) error {
+	if !sqliteURL.MatchString(text) {
+		return errors.New("must be sqlite:///FILE or sqlite:////ABSOLUTE/FILE; this server stores " +
+			"in SQLite and nothing else")
 	}
 	return nil
 }
 
-func checkProxy(v string) error {
-	if _, err := netip.ParsePrefix(v); err != nil && v != "unix" {
-		return errors.New("must list CIDRs such as 10.0.0.0/8 or 127.0.0.1/32, or unix for the peer of a unix socket")
+// checkListen accepts what net.Listen does, but no name instead of the port.
+func checkListen(text string) error {
+	_, port, _ := net.SplitHostPort(text) // port is empty when it fails
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return errors.New("must be host:port with a port from 0 to 65535, such as localhost:8100")
 	}
 	return nil
 }
 
-// checkOrigin accepts origins as browsers send them (RFC 6454 section 6.2), because they are compared as text.
-func checkOrigin(v string) error {
-	u, err := url.Parse(v)
-	if v != "*" && (err != nil || u.Host == "" || u.Scheme+"://"+u.Host != v) {
-		return errors.New("must list origins such as https://app.example.com: scheme, host and port, and no path")
+func checkProxies(text string) error {
+	_, err := parsePrefixes(text)
+	return err
+}
+
+// checkOrigins accepts origins as browsers send them (RFC 6454 section 6.2),
+// because they are compared as text.
+func checkOrigins(text string) error {
+	for _, item := range listItems(text) {
+		u, err := url.Parse(item)
+		if item != "*" && (err != nil || u.Host == "" || u.Scheme+"://"+u.Host != item) {
+			return errors.New("must list origins such as https://app.example.com, with no path")
+		}
 	}
 	return nil
 }
 
-// checkAdminPassword refuses what bcrypt cannot keep apart. Short ones only get a warning,
-// because configurations written for pico-auth have them.
-func checkAdminPassword(v string) error {
-	if v == "" || len(v) > maxPasswordBytes || strings.ContainsRune(v, 0) {
-		return errors.New("must have 1 to 72 bytes, none of them NUL")
+// checkAdminPassword refuses what bcrypt cannot keep apart. Short ones pass,
+// because files of the Python server have them.
+func checkAdminPassword(text string) error {
+	if len(text) > maxPasswordBytes || strings.ContainsRune(text, 0) {
+		return errors.New("must have at most 72 bytes, none of them NUL")
 	}
 	return nil
 }

@@ -1,447 +1,508 @@
 package main
 
-// This file is the list of endpoints and what each does, in the order of the table. A handler reads
-// its input, asks the lower rooms, and answers; decisions about users are made inside the change
-// that carries them out (store.editUser), by the rules in rbac.go. Every event that matters to
-// security is logged here under its stable name.
+// This file is the list of endpoints, and what register, login, refresh,
+// logout and the own account do, in the order of the table. A handler reads
+// its input, calls the lower rooms and answers. Decisions about users are made
+// inside the change that carries them out, by the rules in rbac.go. Every
+// event that matters to security is logged under its stable name.
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net"
 	"net/http"
+	"net/url"
+	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 )
 
-// routes is every endpoint with what its callers need.
-func (s *server) routes() []route {
+// newServer makes the handler of all requests. now is the clock of every
+// decision.
+func newServer(cfg *config, st *store, keys *keyring, h *hasher, now func() time.Time,
+	log *slog.Logger) *server {
+	s := &server{
+		cfg:       cfg,
+		store:     st,
+		keys:      keys,
+		hasher:    h,
+		throttle:  newThrottle(cfg.throttle, now),
+		now:       now,
+		log:       log,
+		discovery: newDiscovery(cfg),
+		mux:       http.NewServeMux(),
+		routes:    map[string]*route{},
+		idPrefix:  strings.ToLower(rand.Text()[:8]),
+		unrouted:  &route{kind: &routeKind{fail: writeProblem}},
+		always: http.Header{
+			"Cache-Control":           {"no-store"}, // RFC 6749 section 5.1: any answer may concern a token
+			"X-Content-Type-Options":  {"nosniff"},
+			"Content-Security-Policy": {"default-src 'none'"},
+		},
+	}
+	for _, rt := range s.routeTable() {
+		s.addRoute(&rt)
+	}
+	return s
+}
+
+// routeTable is every endpoint with what its callers need.
+func (s *server) routeTable() []route {
+	api := &routeKind{fail: writeProblem}
+	document := &routeKind{fail: writeProblem, cors: corsAnyone, quiet: true}
+	monitor := &routeKind{fail: writeProblem, quiet: true}
 	return []route{
-		{"POST /api/v1/auth/register", public, s.handleRegister},
-		{"POST " + loginPath, public, s.handleLogin},
-		{"POST /api/v1/auth/refresh", public, s.handleRefresh},
-		{"POST /api/v1/auth/logout", public, s.handleLogout},
+		{"POST /api/v1/auth/register", public, api, s.handleRegister},
+		{"POST " + loginPath, public, api, s.handleLogin},
+		{"POST /api/v1/auth/refresh", public, api, s.handleRefresh},
+		{"POST /api/v1/auth/logout", public, api, s.handleLogout},
 
-		{"GET /api/v1/auth/me", permSelf, s.handleMe},
-		{"POST /api/v1/auth/me/password", permSelf, s.handleChangePassword},
-		{"GET /api/v1/auth/me/sessions", permSelf, s.handleSessions},
-		{"DELETE /api/v1/auth/me/sessions/{id}", permSelf, s.handleRevokeSession},
+		{"GET /api/v1/auth/me", permSelf, api, s.handleMe},
+		{"POST /api/v1/auth/me/password", permSelf, api, s.handleChangePassword},
+		{"GET /api/v1/auth/me/sessions", permSelf, api, s.handleSessions},
+		{"DELETE /api/v1/auth/me/sessions/{id}", permSelf, api, s.handleRevokeSession},
 
-		{"GET /api/v1/auth/users", permUsersRead, s.handleListUsers},
-		{"POST /api/v1/auth/users", permUsersEdit, s.handleCreateUser},
-		{"GET /api/v1/auth/users/registration", permSettings, s.handleGetRegistration},
-		{"PUT /api/v1/auth/users/registration", permSettings, s.handleSetRegistration},
-		{"GET /api/v1/auth/users/{id}", permUsersRead, s.handleGetUser},
-		{"DELETE /api/v1/auth/users/{id}", permUsersEdit, s.handleDeleteUser},
-		{"PUT /api/v1/auth/users/{id}/role", permUsersEdit, s.handleSetRole},
-		{"PUT /api/v1/auth/users/{id}/status", permUsersEdit, s.handleSetStatus},
-		{"PUT /api/v1/auth/users/{id}/password", permUsersEdit, s.handleResetPassword},
-		{"PUT /api/v1/auth/users/{id}/org", permOrgEdit, s.handleSetOrg},
+		{"GET /api/v1/auth/users", permUsersRead, api, s.handleListUsers},
+		{"POST /api/v1/auth/users", permUsersEdit, api, s.handleCreateUser},
+		{"GET /api/v1/auth/users/registration", permSettings, api, s.handleGetRegistration},
+		{"PUT /api/v1/auth/users/registration", permSettings, api, s.handleSetRegistration},
+		{"GET /api/v1/auth/users/{id}", permUsersRead, api, s.handleGetUser},
+		{"DELETE /api/v1/auth/users/{id}", permUsersEdit, api, s.handleDeleteUser},
+		{"PUT /api/v1/auth/users/{id}/role", permUsersEdit, api, s.handleSet("role")},
+		{"PUT /api/v1/auth/users/{id}/status", permUsersEdit, api, s.handleSet("status")},
+		{"PUT /api/v1/auth/users/{id}/org", permOrgEdit, api, s.handleSet("org")},
+		{"PUT /api/v1/auth/users/{id}/password", permUsersEdit, api, s.handleResetPassword},
 
-		{"GET " + jwksPath, public, s.handleJWKS},
-		{"GET " + discoveryPath, public, s.handleDiscovery},
-		{"GET /healthz", public, s.handleHealth},
+		{"GET " + jwksPath, public, document, s.handleJWKS},
+		{"GET " + discoveryPath, public, document, s.handleDiscovery},
+		{"GET " + healthPath, public, monitor, s.handleHealth},
 	}
 }
 
-// --- register, login, refresh, logout ---
+// Answers to somebody who shows a password. The last three are given only
+// after the right one.
+var (
+	errBadCredentials = &apiError{status: 401, code: "invalid_credentials", challenge: "Bearer",
+		detail: "Invalid email or password"}
+	errRegistrationOff = refusal(403, "registration_disabled", "Public registration is disabled")
+	errEmptyPassword   = refusal(403, "password_reset_required",
+		"This account has an empty password; have an administrator reset it")
+	errDefaultPassword = refusal(403, "default_password",
+		"The default password works on the server's own machine only; change it there first")
+)
 
-// handleRegister makes a viewer of the default organisation, whatever else the body asks for. A taken email is
-// told (409), as pico-auth does; the throttle bounds how many can be tried.
-func (s *server) handleRegister(w *response, r *http.Request, _ principal) error {
+// --- register ---
+
+// handleRegister makes a viewer of the default organisation, whatever else
+// the body asks for. A taken email is answered with 409, as the Python server
+// does; the throttle bounds how many can be tried.
+func (s *server) handleRegister(x *exchange, _ principal) error {
 	var u user
 	var password string
-	if err := decode(w, r, needText("email", &u.email), needText("password", &password), maybeText("display_name", &u.displayName)); err != nil {
+	err := decode(x,
+		need("email", &u.email),
+		need("password", &password),
+		maybe("display_name", &u.displayName))
+	if err != nil {
 		return err
 	}
-	if enabled, err := s.registrationEnabled(); err != nil {
+	if err := s.registrationOpen(s.store.reads, u); err != nil {
 		return err
-	} else if !enabled {
-		return &apiError{status: http.StatusForbidden, code: "registration_disabled", detail: "Public registration is disabled"}
 	}
 	u.role, u.orgID = viewer, defaultOrg
 	if field, err := checkNewUser(u, password, s.cfg.passwordMinLength); err != nil {
 		return invalidField(field, err.Error())
 	}
-	if v := s.throttle.registered(s.throttle.clientKey(w.clientIP())); v.rule != "" {
-		s.event(w, "registration.throttled")
-		return tooMany(v)
+	if v := s.throttle.registered(clientKey(x.clientIP())); v.rule != "" {
+		x.event("registration.throttled")
+		return tooManyAttempts(v)
 	}
-	return s.addUser(w, r, principal{}, u, password)
-}
-
-// addUser hashes, stores and answers for register and for admins. A principal without a session may do it.
-func (s *server) addUser(w *response, r *http.Request, by principal, u user, password string) error {
-	hash, err := s.hasher.hash(r.Context(), password)
+	u, err = s.addUser(x.caller(principal{}), u, password, s.registrationOpen)
 	if err != nil {
 		return err
 	}
-	u.id, u.passwordHash, u.defaultPassword = newID(), hash, password == defaultAdminPassword
-	u.status, u.createdAt = statusActive, s.now().Unix()
-	err = s.store.createUser(r.Context(), by, u, func(actor user) error { return mayCreate(actor, u) })
-	if errors.Is(err, errConflict) {
-		return &apiError{status: http.StatusConflict, code: "user_exists", detail: "User already exists: " + u.email}
-	}
-	if err != nil {
-		return err
-	}
-	s.event(w, "user.created", "user", u.id, "role", u.role, "org", u.orgID, "actor", by.id)
-	return writeJSON(w, struct {
-		ID     string `json:"id"`
-		Email  string `json:"email"`
-		Role   string `json:"role"`
-		Status string `json:"status"`
-	}{u.id, u.email, u.role, u.status})
+	return writeJSON(x, userAnswer{u.id, u.email, u.role, u.status, ""})
 }
 
-// mayCreate is the rule for admins who add a user: a role they may grant, in an organisation whose users they may edit.
-func mayCreate(actor, u user) error {
-	if !mayGrant(actor, u.role) || !mayEditUser(actor, u) {
-		return forbidden("You may not create this user")
+// registrationOpen refuses while registration is off. It is asked again inside
+// the change: no user may appear after "off" was acknowledged.
+func (s *server) registrationOpen(t *queries, _ user) error {
+	enabled, err := s.registrationEnabled(t)
+	if err == nil && !enabled {
+		return errRegistrationOff
 	}
-	return nil
+	return err
 }
 
-// tokenResponse is the success body of login and refresh (RFC 6749 section 5.1).
-type tokenResponse struct {
+// --- login ---
+
+// tokenAnswer is the success body of login and refresh (RFC 6749 section 5.1).
+type tokenAnswer struct {
 	AccessToken  string `json:"access_token"`
 	RefreshToken string `json:"refresh_token"`
 	TokenType    string `json:"token_type"`
 	ExpiresIn    int64  `json:"expires_in"` // seconds
 }
 
-// handleLogin opens a session. What it learns before the password is compared changes neither the time
-// nor the answer; what concerns the account is told only afterwards (ASVS 5.0, 6.3.8).
-func (s *server) handleLogin(w *response, r *http.Request, _ principal) error {
+// handleLogin verifies a password, opens a session and answers with tokens.
+func (s *server) handleLogin(x *exchange, _ principal) error {
 	var email, password string
-	if err := decode(w, r, needText("email", &email), needText("password", &password)); err != nil {
+	err := decode(x,
+		need("email", &email),
+		need("password", &password))
+	if err != nil {
 		return err
 	}
-	err := s.logIn(w, r, email, password)
-	if errors.Is(err, errChanged) { // perhaps a simultaneous login renewed the hash; look again
-		err = s.logIn(w, r, email, password)
+	opened, err := s.logIn(x, email, password)
+	if err != nil {
+		return err
 	}
-	if errors.Is(err, errChanged) {
-		return badCredentials(err)
-	}
-	return err
+	return s.writeTokens(x, opened.user, opened.sessionID, opened.refreshToken)
 }
 
-// logIn is one attempt; errChanged when the account changed while its password was being compared.
-func (s *server) logIn(w *response, r *http.Request, email, password string) error {
+// openedSession is what a login leads to.
+type openedSession struct {
+	user         user // as the database has it now
+	sessionID    string
+	refreshToken string
+}
+
+// logIn verifies a password and opens a session. What it learns before the
+// password is compared changes neither the time nor the answer; what concerns
+// the account is said only afterwards (ASVS 5.0, 6.3.8).
+func (s *server) logIn(x *exchange, email, password string) (opened openedSession, err error) {
+	for range 2 { // perhaps a simultaneous login renewed the hash: look again
+		opened, err = s.tryLogIn(x, email, password)
+		if !errors.Is(err, errChanged) {
+			return opened, err
+		}
+	}
+	return opened, errBadCredentials
+}
+
+// tryLogIn is one attempt; errChanged when the account changed while its
+// password was being compared.
+func (s *server) tryLogIn(x *exchange, email, password string) (openedSession, error) {
 	u, err := s.store.userByLogin(email)
 	if err != nil && !errors.Is(err, errNotFound) {
-		return err
+		return openedSession{}, err
 	}
-	if err := s.verifyPassword(w, r, u, email, "password", password); err != nil {
-		return err
+	if err := s.verifyPassword(x, u, email, "password", password); err != nil {
+		return openedSession{}, err
 	}
-	w.user = u.id
-	if err := s.mayLogIn(w, r, u, password); err != nil {
-		return err
+	x.user = u.id
+	if err := s.mayLogIn(x, u, password); err != nil {
+		return openedSession{}, err
 	}
-	l, refresh, err := s.newLogin(w, r, u, password)
-	if err != nil {
-		return err
-	}
-	fresh, err := s.store.openSession(r.Context(), l)
-	if err != nil {
-		return err
-	}
-	s.event(w, "login.ok", "user", u.id, "session", l.session.id)
-	return s.writeTokens(w, fresh, l.session.id, refresh)
+	return s.openSession(x, u, password)
 }
 
-// verifyPassword compares under the throttle. An unknown user (a zero one) takes the same time and
-// gets the same answer as a wrong password. field is what the body calls the password.
-func (s *server) verifyPassword(w *response, r *http.Request, u user, email, field, password string) error {
-	if strings.ContainsRune(password, 0) { // bcrypt repeats the key with a NUL between, so abc NUL abc would pass for abc
-		return invalidField(field, "must not contain NUL")
+// verifyPassword compares under the throttle; member is what the body calls
+// the password. An unknown user (a zero one)
+// takes the same time and gets the same answer as a wrong password. A client
+// that hangs up before the verdict counts as failed: otherwise it could keep
+// the hashing threads busy for ever and no rule would see it.
+func (s *server) verifyPassword(x *exchange, u user, email, member, password string) error {
+	if strings.ContainsRune(password, 0) { // bcrypt takes "abc\0abc" for "abc"
+		return invalidField(member, "must not contain NUL")
 	}
-	a := attempt{email: cmp.Or(u.id, emailKey(email)), address: s.throttle.clientKey(w.clientIP())}
+	a := attempt{userID: u.id, email: email, client: clientKey(x.clientIP())}
 	v := s.throttle.blocked(a)
 	if v.rule == "account" && u.id != "" {
-		since := s.now().AddDate(0, 0, -s.cfg.throttle.knownAddressDays)
-		known, err := s.store.knownAddress(u.id, a.address, since)
-		if err != nil {
+		var err error
+		since := s.now().Add(-addressTime)
+		if a.known, err = s.store.knownAddress(u.id, a.client, since); err != nil {
 			return err
 		}
-		a.known = known
 		v = s.throttle.blocked(a)
 	}
-	ok := false
-	if v.rule == "" {
-		var err error
-		if ok, err = s.hasher.compare(r.Context(), u.passwordHash, password); err != nil {
-			return err
-		}
-		if ok && u.id != "" {
-			v = s.throttle.succeeded(a)
-		} else {
-			v = s.throttle.failed(a)
-		}
+	if v.rule != "" {
+		return x.throttled(u, v)
+	}
+	right, err := s.hasher.compare(x.ctx, a.client, u.passwordHash, password)
+	right = right && u.id != ""
+	switch {
+	case errors.Is(err, errBusy):
+		return err
+	case right:
+		v = s.throttle.succeeded(a)
+	default:
+		v = s.throttle.failed(a)
 	}
 	switch {
+	case err != nil:
+		return err
 	case v.rule != "":
-		s.event(w, "login.throttled", "user", u.id, "rule", v.rule)
-		return tooMany(v)
-	case u.id == "":
-		s.event(w, "login.failed", "reason", "unknown email")
-		return badCredentials(errNotFound)
-	case !ok:
-		s.event(w, "login.failed", "user", u.id, "reason", "wrong password")
-		return badCredentials(nil)
+		return x.throttled(u, v)
+	case right:
+		return nil
 	}
-	return nil
+	event, reason := "login.failed", "wrong password"
+	if member == "old_password" {
+		event = "password.failed"
+	} else if u.id == "" {
+		reason = "unknown email"
+	}
+	x.event(event, "user", u.id, "reason", reason)
+	return errBadCredentials
 }
 
-// mayLogIn holds what is told only to whoever knew the password.
-func (s *server) mayLogIn(w *response, r *http.Request, u user, password string) error {
+// throttled logs that a rule of the throttle forbids an attempt.
+func (x *exchange) throttled(u user, v verdict) error {
+	x.event("login.throttled", "user", u.id, "rule", v.rule)
+	return tooManyAttempts(v)
+}
+
+// tooManyAttempts does not say which rule forbids, because that would tell
+// whether an account exists.
+func tooManyAttempts(v verdict) error {
+	return &apiError{status: 429, code: "too_many_attempts", retry: v.wait,
+		cause: errors.New(v.rule), detail: "Too many attempts; try again later"}
+}
+
+// mayLogIn says what only somebody who knew the password may learn.
+func (s *server) mayLogIn(x *exchange, u user, password string) error {
+	refuse := func(answer *apiError, reason string) error {
+		x.event("login.failed", "user", u.id, "reason", reason)
+		return answer
+	}
 	switch {
 	case u.status != statusActive:
-		s.event(w, "login.failed", "user", u.id, "reason", "suspended")
-		return suspended()
-	case password == "": // databases of pico-auth can contain these
-		s.event(w, "login.failed", "user", u.id, "reason", "empty password")
-		return &apiError{status: http.StatusForbidden, code: "password_reset_required", detail: "This account has an empty password; have an administrator reset it"}
-	case password == defaultAdminPassword && (s.cfg.exposed() != "" || foreign(r)):
-		// A proxy in front makes a loopback listener public, and this password is known to everybody.
-		s.event(w, "login.failed", "user", u.id, "reason", "default password from elsewhere")
-		return &apiError{status: http.StatusForbidden, code: "default_password", detail: "The default password works on the server's own machine only; change it there first"}
+		return refuse(errUserSuspended, "suspended")
+	case password == "": // databases of the Python server can contain these
+		return refuse(errEmptyPassword, "empty password")
+	case password == defaultAdminPassword && (s.cfg.exposed() != "" || isForeign(x.r)):
+		// A proxy in front makes a loopback listener public, and everybody
+		// knows this password.
+		return refuse(errDefaultPassword, "default password from elsewhere")
 	}
 	return nil
 }
 
-// newLogin prepares the session and its refresh token, and a new hash where the stored one is outdated:
-// this is the only moment at which the password is known. Passwords that today's rules refuse keep
-// their old hash, because a new one would cut or forbid them.
-func (s *server) newLogin(w *response, r *http.Request, u user, password string) (login, string, error) {
-	l := login{user: u, isDefault: password == defaultAdminPassword, address: s.throttle.clientKey(w.clientIP())}
-	if outdated(u.passwordHash, s.cfg.bcryptCost) && checkNewPassword(password, s.cfg.passwordMinLength) == nil {
-		hash, err := s.hasher.hash(r.Context(), password)
-		if err != nil {
-			return l, "", err
-		}
-		l.newHash = hash
+// forwardingHeaders are beginnings of headers that only proxies set.
+var forwardingHeaders = []string{"Forwarded", "Via", "X-Forwarded", "X-Original", "X-Envoy",
+	"X-Real-Ip", "X-Client-Ip", "True-Client-Ip", "Cf-"}
+
+// isForeign reports whether a request comes from another machine as far as it
+// shows: by its peer, its Host, Origin or Referer, HTTP/1.0 (an old default of
+// nginx) or a header that proxies set. A proxy that adds nothing cannot be
+// told from a local client.
+func isForeign(r *http.Request) bool {
+	peer, _, _ := net.SplitHostPort(r.RemoteAddr)
+	if !loopbackHost(peer) || !r.ProtoAtLeast(1, 1) {
+		return true
 	}
-	now, handle := s.now(), newID()
-	id, refresh := sessionIDOf(handle), newRefreshToken(handle)
-	l.tokenHash = hashToken(refresh)
-	l.session = session{id: id, createdAt: now.Unix(), ip: w.clientIP(), userAgent: cleanText(r.UserAgent()),
-		endsAt: now.Add(s.cfg.sessionMax()).Unix(), expiresAt: now.Add(min(s.cfg.refreshTTL(), s.cfg.sessionMax())).Unix()}
-	return l, refresh, nil
+	for name := range r.Header {
+		for _, prefix := range forwardingHeaders {
+			if strings.HasPrefix(name, prefix) {
+				return true
+			}
+		}
+	}
+	for _, origin := range []string{"http://" + r.Host, r.Header.Get("Origin"), r.Header.Get("Referer")} {
+		u, err := url.Parse(origin)
+		if origin != "" && (err != nil || !loopbackHost(u.Hostname())) {
+			return true
+		}
+	}
+	return false
 }
 
-// writeTokens makes an access token from the user as the database has it now.
-func (s *server) writeTokens(w *response, u user, sessionID, refresh string) error {
+// openSession stores a new session and its refresh token, and a new hash where
+// the stored one is outdated: only now is the password known. Passwords that
+// today's rules refuse keep their old hash, because a new one would cut or
+// forbid them; so does every password while the hashing threads are busy.
+func (s *server) openSession(x *exchange, u user, password string) (openedSession, error) {
+	now, handle := s.now(), newID()
+	token := newRefreshToken(handle)
+	l := login{user: u, tokenHash: hashToken(token), address: clientKey(x.clientIP())}
+	l.session = session{
+		id:        sessionIDOf(handle),
+		createdAt: now.Unix(),
+		endsAt:    now.Add(s.cfg.sessionMax).Unix(),
+		expiresAt: now.Add(min(s.cfg.refreshTTL, s.cfg.sessionMax)).Unix(),
+		ip:        x.clientIP(),
+		userAgent: cleanText(x.r.UserAgent()),
+	}
+	var err error
+	if outdated(u.passwordHash, s.cfg.bcryptCost) &&
+		checkNewPassword(password, s.cfg.passwordMinLength) == nil {
+		l.newHash, err = s.hasher.hash(x.ctx, l.address, password)
+	}
+	if err == nil || errors.Is(err, errBusy) {
+		u, err = s.store.openSession(x.ctx, l)
+	}
+	if err != nil {
+		return openedSession{}, err
+	}
+	x.event("login.ok", "user", u.id, "session", l.session.id)
+	return openedSession{u, l.session.id, token}, nil
+}
+
+// writeTokens answers with a refresh token and an access token made from the
+// user as the database has it now.
+func (s *server) writeTokens(x *exchange, u user, sessionID, refreshToken string) error {
 	now := s.now()
-	access, err := s.keys.current().sign(claims{
-		Subject: u.id, Email: u.email, Role: u.role, OrgID: u.orgID, Issuer: s.cfg.issuer, Audience: audience{s.cfg.audience},
-		IssuedAt: now.Unix(), ExpiresAt: now.Add(s.cfg.accessTTL()).Unix(), ID: newID(), SessionID: sessionID,
+	access, err := s.keys.current().sign(now, claims{
+		Subject:   u.id,
+		Email:     u.email,
+		Role:      u.role,
+		OrgID:     u.orgID,
+		Issuer:    s.cfg.issuer,
+		Audience:  audience{s.cfg.audience},
+		IssuedAt:  now.Unix(),
+		ExpiresAt: now.Add(s.cfg.accessTTL).Unix(),
+		ID:        newID(),
+		SessionID: sessionID,
 	})
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, tokenResponse{access, refresh, "Bearer", int64(s.cfg.accessTTL() / time.Second)})
+	seconds := int64(s.cfg.accessTTL / time.Second)
+	return writeJSON(x, tokenAnswer{access, refreshToken, "Bearer", seconds})
 }
 
-// handleRefresh exchanges a refresh token for its successor and an access token with the role, email and
-// organisation of this moment. The exchange is one statement in the store; nothing that happens
-// after it can bring the old token back, and nothing before it has consumed it.
-func (s *server) handleRefresh(w *response, r *http.Request, _ principal) error {
+// --- refresh and logout ---
+
+// handleRefresh exchanges a refresh token for its successor and an access
+// token with the role, email and organisation of this moment. store.rotate
+// has the table of outcomes.
+func (s *server) handleRefresh(x *exchange, _ principal) error {
 	var token string
-	if err := decodeBare(w, r, needText("refresh_token", &token)); err != nil {
+	if err := decode(x, needOrBare("refresh_token", &token)); err != nil {
 		return err
 	}
-	candidates := s.candidates(token)
-	if candidates == nil {
-		return invalidToken(errMalformed)
+	done, err := s.store.rotate(x.ctx, rotation{
+		token:     token,
+		now:       s.now(),
+		idle:      s.cfg.refreshTTL,
+		grace:     s.cfg.reuseGrace,
+		ip:        x.clientIP(),
+		userAgent: cleanText(x.r.UserAgent()),
+	})
+	x.user = done.user.id
+	name := "refresh.ok"
+	switch {
+	case errors.Is(err, errReuse):
+		name = "refresh.reuse"
+	case err != nil:
+		return err
+	case done.repeated: // the client asks again within the grace: the same answer once more
+		name = "refresh.repeated"
 	}
-	successor, err := s.prepareSuccessor(token, candidates)
+	x.event(name, "user", done.user.id, "session", done.sessionID)
 	if err != nil {
 		return err
 	}
-	done, err := s.store.rotate(r.Context(), rotation{candidates: candidates, now: s.now(), idle: s.cfg.refreshTTL(), grace: s.cfg.reuseGrace(),
-		ip: w.clientIP(), userAgent: cleanText(r.UserAgent())})
-	w.user = done.user.id
-	switch {
-	case errors.Is(err, errReuse):
-		s.event(w, "refresh.reuse", "user", done.user.id, "session", done.sessionID)
-		return invalidToken(err)
-	case errors.Is(err, errNoSession), errors.Is(err, errSessionExpired):
-		return invalidToken(err)
-	case errors.Is(err, errSuspended):
-		return suspended()
-	case err != nil:
-		return err
-	}
-	if done.repeat != nil { // the client asks again within the grace: the same answer once more
-		if successor, err = openToken(token, done.repeat); err != nil {
-			return err
-		}
-		s.event(w, "refresh.repeated", "user", done.user.id, "session", done.sessionID)
-	} else {
-		s.event(w, "refresh.ok", "user", done.user.id, "session", done.sessionID)
-	}
-	return s.writeTokens(w, done.user, done.sessionID, successor)
+	return s.writeTokens(x, done.user, done.sessionID, done.successor)
 }
 
-// candidates are the sessions that a refresh token can belong to: one for our own tokens, up to two for
-// pico-auth's and their successors, none for anything else.
-func (s *server) candidates(token string) []candidate {
-	handle, ok := refreshTokenHandle(token)
-	if !ok {
-		return nil
-	}
-	all := []candidate{{sessionID: sessionIDOf(handle), hash: hashToken(token)}}
-	if id, hash, ok := s.store.legacySession(handle); ok {
-		if handle != token { // already one of ours, which are stored as SHA-256
-			hash = hashToken(token)
-		}
-		all = append(all, candidate{sessionID: id, hash: hash})
-	}
-	return all
-}
-
-// prepareSuccessor makes the token that would replace the presented one, for whichever candidate applies.
-func (s *server) prepareSuccessor(token string, all []candidate) (successor string, err error) {
-	handle, _ := refreshTokenHandle(token)
-	successor = newRefreshToken(handle)
-	for i := range all {
-		all[i].successorHash = hashToken(successor)
-		if s.cfg.reuseGraceSeconds > 0 && err == nil {
-			all[i].sealed, err = sealToken(token, successor)
-		}
-	}
-	return successor, err
-}
-
-// handleLogout ends the session of the bearer token, also of an expired one, or of the refresh token in the
-// body, or both, or, with {"all": true}, every session of the bearer. It is idempotent and says the same of
-// unknown tokens: there is nothing to learn here (RFC 7009 section 2.2).
-func (s *server) handleLogout(w *response, r *http.Request, _ principal) error {
+// handleLogout ends the session of the bearer token, also of an expired one,
+// or of the refresh token in the body, or both; with {"all": true} every
+// session of the bearer, whose token must not have expired. It can be repeated
+// and answers the same for unknown tokens, so it reveals nothing (RFC 7009
+// section 2.2).
+func (s *server) handleLogout(x *exchange, _ principal) error {
 	var token string
-	var all bool
-	if r.ContentLength != 0 {
-		if err := decode(w, r, maybeText("refresh_token", &token), maybeBool("all", &all)); err != nil {
-			return err
-		}
-	}
-	if r.Header.Get("Authorization") == "" && (all || token == "") {
-		return invalidField("refresh_token", "is missing; send it, or an access token as bearer, which all needs")
-	}
-	p, err := s.identify(r, true)
-	if e := asAPIError(err); err != nil && e.status != http.StatusUnauthorized {
-		return err
-	}
-	if err == nil {
-		w.user = p.id
-		if err := s.logoutBearer(w, r, p, all); err != nil {
-			return err
-		}
-	}
-	for _, c := range s.candidates(token) { // an older token counts too: a refresh may be under way meanwhile
-		owner, err := s.store.endSession(r.Context(), c.sessionID, "")
+	var everywhere bool
+	if x.r.ContentLength != 0 {
+		err := decode(x,
+			maybe("refresh_token", &token),
+			maybe("all", &everywhere))
 		if err != nil {
 			return err
 		}
-		if owner != "" {
-			s.event(w, "session.revoked", "user", owner, "session", c.sessionID, "reason", "logout")
-		}
 	}
-	return writeMessage(w, "Logged out")
-}
-
-// logoutBearer ends the caller's session, or all of them.
-func (s *server) logoutBearer(w *response, r *http.Request, p principal, all bool) error {
-	if all {
-		n, err := s.store.endSessions(r.Context(), p.id)
-		if err == nil {
-			s.event(w, "session.revoked", "user", p.id, "count", n, "reason", "logout from everywhere")
-		}
+	if x.r.Header.Get("Authorization") == "" && (everywhere || token == "") {
+		return invalidField("refresh_token",
+			`is missing; send it, or an access token as bearer, which "all" needs`)
+	}
+	p, err := s.authenticate(x.r, !everywhere)
+	if err == nil {
+		x.user = p.id
+		err = x.logOutBearer(p, everywhere)
+	} else if !everywhere && answerTo(err).status == 401 {
+		err = nil // an unknown token, or none: there is nothing to end
+	}
+	if err != nil {
 		return err
 	}
-	_, err := s.store.endSession(r.Context(), p.sessionID, p.id)
+	// An older token of the session counts too: a refresh may be under way.
+	userID, sessionID, err := s.store.endTokenSession(x.ctx, token)
+	if err != nil {
+		return err
+	}
+	if userID != "" {
+		x.event("session.revoked",
+			"user", userID, "session", sessionID, "reason", "logout")
+	}
+	return writeMessage(x, "Logged out")
+}
+
+// logOutBearer ends the caller's session, or all of them.
+func (x *exchange) logOutBearer(p principal, everywhere bool) (err error) {
+	reason, ended := "logout", int64(1)
+	if everywhere {
+		reason = "logout from everywhere"
+		ended, err = x.s.store.endSessions(x.ctx, p.id)
+	} else {
+		_, err = x.s.store.endSession(x.ctx, p.sessionID, p.id)
+	}
 	if err == nil {
-		s.event(w, "session.revoked", "user", p.id, "session", p.sessionID, "reason", "logout")
+		x.event("session.revoked",
+			"user", p.id, "session", p.sessionID, "count", ended, "reason", reason)
 	}
 	return err
 }
 
 // --- the caller's own account ---
 
-// profile is a user as JSON; lists leave the times out.
-type profile struct {
-	ID          string `json:"id"`
-	Email       string `json:"email"`
-	DisplayName string `json:"display_name"`
-	Role        string `json:"role"`
-	OrgID       string `json:"org_id"`
-	Status      string `json:"status"`
-}
-
-// fullProfile adds the times, in RFC 3339 UTC; last_login_at is null before the first login.
-type fullProfile struct {
-	profile
-	CreatedAt   string  `json:"created_at"`
-	LastLoginAt *string `json:"last_login_at"`
-}
-
-func newProfile(u user) profile {
-	return profile{u.id, u.email, u.displayName, u.role, u.orgID, u.status}
-}
-
-func newFullProfile(u user) fullProfile {
-	p := fullProfile{profile: newProfile(u), CreatedAt: rfc3339(u.createdAt)}
-	if u.lastLoginAt.Valid {
-		at := rfc3339(u.lastLoginAt.Int64)
-		p.LastLoginAt = &at
-	}
-	return p
-}
-
-func rfc3339(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }
-
 // handleMe answers with the caller's row, which authenticate has just read.
-func (s *server) handleMe(w *response, r *http.Request, p principal) error {
-	return writeJSON(w, newFullProfile(p.user))
+func (s *server) handleMe(x *exchange, p principal) error {
+	return writeJSON(x, newFullProfile(p.user))
 }
 
-// handleChangePassword ends all sessions, the caller's too: whoever else knew the password is out.
-func (s *server) handleChangePassword(w *response, r *http.Request, p principal) error {
+// handleChangePassword ends all sessions, the caller's too: anybody else who
+// knew the password is out.
+func (s *server) handleChangePassword(x *exchange, p principal) error {
 	var oldPassword, newPassword string
-	if err := decode(w, r, needText("old_password", &oldPassword), needText("new_password", &newPassword)); err != nil {
+	err := decode(x,
+		need("old_password", &oldPassword),
+		need("new_password", &newPassword))
+	if err != nil {
 		return err
 	}
 	if err := checkNewPassword(newPassword, s.cfg.passwordMinLength); err != nil {
 		return invalidField("new_password", err.Error())
 	}
-	if err := s.verifyPassword(w, r, p.user, p.email, "old_password", oldPassword); err != nil {
+	if err := s.verifyPassword(x, p.user, p.email, "old_password", oldPassword); err != nil {
 		return err
 	}
-	hash, err := s.hasher.hash(r.Context(), newPassword)
+	c := x.caller(p)
+	hash, err := s.hasher.hash(c.ctx, c.client, newPassword)
 	if err != nil {
 		return err
 	}
-	_, _, err = s.store.editUser(r.Context(), p, p.id, func(_ user, target *user) (edit, error) {
+	change := func(_ user, target *user) (userEdit, error) {
 		if !bytes.Equal(target.passwordHash, p.passwordHash) { // somebody else changed it meanwhile
-			return edit{}, errChanged
+			return userEdit{}, errChanged
 		}
-		target.passwordHash, target.defaultPassword = hash, newPassword == defaultAdminPassword
-		return edit{endSessions: true}, nil
-	})
+		target.passwordHash = hash
+		return userEdit{endSessions: true}, nil
+	}
+	_, _, err = s.store.editUser(x.ctx, p, p.id, change)
 	if err != nil {
 		return err
 	}
-	s.event(w, "password.changed", "user", p.id)
-	return writeMessage(w, "Password changed")
+	x.event("password.changed", "user", p.id)
+	return writeMessage(x, "Password changed")
 }
 
-// sessionInfo is a session as its owner sees it.
-type sessionInfo struct {
+// sessionAnswer is a session as its owner sees it.
+type sessionAnswer struct {
 	ID         string `json:"id"`
 	CreatedAt  string `json:"created_at"`
 	LastUsedAt string `json:"last_used_at"`
@@ -451,78 +512,86 @@ type sessionInfo struct {
 	Current    bool   `json:"current"`
 }
 
-// handleSessions lists where the caller is logged in, so that a stranger's session can be seen and ended.
-func (s *server) handleSessions(w *response, r *http.Request, p principal) error {
+// handleSessions lists where the caller is logged in, so that a stranger's
+// session can be seen and ended.
+func (s *server) handleSessions(x *exchange, p principal) error {
 	sessions, err := s.store.sessionsOf(p.id, s.now())
 	if err != nil {
 		return err
 	}
-	list := make([]sessionInfo, 0, len(sessions))
-	for _, x := range sessions {
-		list = append(list, sessionInfo{x.id, rfc3339(x.createdAt), rfc3339(x.lastUsedAt), rfc3339(x.expiresAt), x.ip, x.userAgent, x.id == p.sessionID})
+	answers := make([]sessionAnswer, 0, len(sessions))
+	for _, one := range sessions {
+		answers = append(answers, sessionAnswer{
+			ID:         one.id,
+			CreatedAt:  rfc3339(one.createdAt),
+			LastUsedAt: rfc3339(one.lastUsedAt),
+			ExpiresAt:  rfc3339(one.expiresAt),
+			IP:         one.ip,
+			UserAgent:  one.userAgent,
+			Current:    one.id == p.sessionID,
+		})
 	}
-	return writeJSON(w, struct {
-		Sessions []sessionInfo `json:"sessions"`
-		Total    int           `json:"total"`
-	}{list, len(list)})
+	return writeJSON(x, map[string]any{"sessions": answers, "total": len(answers)})
 }
 
-// handleRevokeSession ends one of the caller's own sessions. Somebody else's is as unknown as none.
-func (s *server) handleRevokeSession(w *response, r *http.Request, p principal) error {
-	id := r.PathValue("id")
-	owner, err := s.store.endSession(r.Context(), id, p.id)
+// handleRevokeSession ends one of the caller's own sessions. Somebody else's
+// session gets the same 404 as one that does not exist.
+func (s *server) handleRevokeSession(x *exchange, p principal) error {
+	id := x.r.PathValue("id")
+	ended, err := s.store.endSession(x.ctx, id, p.id)
 	if err != nil {
 		return err
 	}
-	if owner == "" {
-		return &apiError{status: http.StatusNotFound, code: "session_not_found", detail: "Session not found: " + id}
+	if !ended {
+		return refusal(404, "session_not_found", "Session not found: "+id)
 	}
-	s.event(w, "session.revoked", "user", p.id, "session", id, "reason", "revoked by its user")
-	return writeMessage(w, "Session revoked")
+	x.event("session.revoked",
+		"user", p.id, "session", id, "reason", "revoked by its user")
+	return writeMessage(x, "Session revoked")
 }
 
-// --- rules for new users ---
+// --- registration switch and health ---
 
-// newID makes an id of 128 random bits for users, sessions and tokens.
-func newID() string { return strings.ToLower(rand.Text()) }
-
-// checkNewUser holds for everybody who is added, by whatever way. field is what is wrong, as bodies call it.
-func checkNewUser(u user, password string, minLength int) (field string, err error) {
-	if err := checkEmail(u.email); err != nil {
-		return "email", err
+// registrationEnabled is what an admin last decided, or else the
+// configuration. q is the reading pool, or the change that depends on it.
+func (s *server) registrationEnabled(q *queries) (bool, error) {
+	value, err := q.setting(settingRegistration)
+	if value == nil {
+		return s.cfg.registration, err
 	}
-	if err := checkNewPassword(password, minLength); err != nil {
-		return "password", err
-	}
-	if err := checkName(u.displayName, 0, 255); err != nil {
-		return "display_name", err
-	}
-	return "org_id", checkName(u.orgID, 1, 100)
+	return string(value) == "true", err
 }
 
-func invalidRole(r string) error {
-	return &apiError{status: http.StatusUnprocessableEntity, code: "invalid_role", field: "role", detail: "Invalid role: " + r}
+// handleGetRegistration answers whether strangers may register.
+func (s *server) handleGetRegistration(x *exchange, _ principal) error {
+	enabled, err := s.registrationEnabled(s.store.reads)
+	if err != nil {
+		return err
+	}
+	return writeJSON(x, map[string]bool{"registration_enabled": enabled})
 }
 
-// checkEmail is for new users only; adopted ones keep what they have. ASCII leaves no room for letters that
-// look alike, and whether mail arrives is not for a pattern to tell (RFC 5321 section 4.5.3.1.3: 254 bytes).
-func checkEmail(email string) error {
-	local, domain, _ := strings.Cut(email, "@")
-	if local == "" || domain == "" || strings.Contains(domain, "@") || len(email) > 254 {
-		return errors.New("must be an address such as name@example.com, at most 254 bytes long")
+// handleSetRegistration decides it for good: the decision outlives restarts
+// and overrides the configuration.
+func (s *server) handleSetRegistration(x *exchange, p principal) error {
+	var enabled bool
+	if err := decode(x, need("enabled", &enabled)); err != nil {
+		return err
 	}
-	for i := range len(email) {
-		if email[i] <= ' ' || email[i] >= 0x7f || strings.IndexByte(`<>()[],;:\"`, email[i]) >= 0 {
-			return errors.New("must consist of plain ASCII without spaces, brackets, quotes and control characters")
-		}
+	value := strconv.AppendBool(nil, enabled)
+	err := s.store.changeSetting(x.ctx, p, settingRegistration, value, x.caller(p).recheck)
+	if err != nil {
+		return err
 	}
-	return nil
+	x.event("registration.changed", "enabled", enabled, "actor", p.id)
+	return writeJSON(x, map[string]bool{"registration_enabled": enabled})
 }
 
-// checkName is for display names and organisations: text that can be shown anywhere.
-func checkName(v string, minBytes, maxBytes int) error {
-	if len(v) < minBytes || len(v) > maxBytes || !utf8.ValidString(v) || strings.ContainsFunc(v, func(r rune) bool { return r < ' ' || (0x7f <= r && r < 0xa0) }) {
-		return fmt.Errorf("must have %d to %d bytes and no control characters", minBytes, maxBytes)
+// handleHealth is 200 only if a write has reached the disk: a server that
+// cannot store is not healthy.
+func (s *server) handleHealth(x *exchange, _ principal) error {
+	if err := s.store.healthy(s.now()); err != nil {
+		return fmt.Errorf("%w: %w", errUnavailable, err)
 	}
-	return nil
+	return writeJSON(x, map[string]string{"status": "ok"})
 }

@@ -1,31 +1,42 @@
 package main
 
-// This file keeps the signing keys: on disk, in memory, and as the published key set. It
-// knows nothing of users, requests or the database. The directory is the truth:
+// This file keeps the signing keys: on disk, in memory, and as the published
+// key set. It knows nothing of users, requests or the database. What a key
+// does follows from the name of its file and the clock alone, so all servers
+// on one directory agree:
 //
-//	private.pem, public.pem    the pair that signs now; private.pem decides, public.pem must agree
-//	next-TIME.pem              a private key already published, which signs from TIME (unix seconds) on
-//	retired-TIME-KID.pem       a public key whose last token has expired at TIME
-//	new-RANDOM.pem             a first key on its way to private.pem
-//	.NAME.RANDOM               a file being written; left by a kill it means nothing and may be deleted
+//	private.pem      the first key; it signs until the first TIME
+//	public.pem       its public half, both as the Python server has them; it
+//	                 stays as the mark that keys existed
+//	key-TIME.pem     signs from TIME (unix seconds) until the next one does
+//	new-private.pem  a first key being made: nothing was ever signed with it,
+//	                 so a start that finds it begins anew
+//	.NAME.RANDOM     a file being written; left by a kill it means nothing
 //
-// Invariants: each file appears whole or not at all (written aside, synced, then linked or renamed);
-// a damaged or half missing pair is refused and never replaced, because replacing it would silently
-// end every session's trust; and after a kill at any step the next load finishes what was begun.
+// The life of one key:
+//
+//	from               state    key set  its tokens  ended by
+//	24 h before TIME   next     yes      none yet    the clock
+//	TIME               signing  yes      accepted    the TIME of the next key
+//	that TIME          retired  yes      accepted    the end of its last token
+//	some hours later   dropped  no       refused     (its file is removed)
+//
+// Every change is one file that appears or disappears as a whole. A damaged
+// or half missing key is refused and never replaced: a new key in its place
+// would make every token that is out worthless without a word.
 
 import (
 	"bytes"
 	"cmp"
-	"crypto/rand"
-	"crypto/rsa"
+	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/binary"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/big"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -37,617 +48,568 @@ import (
 	"time"
 )
 
+// Names in the key directory.
 const (
-	minKeyBits = 2048 // NIST SP 800-131A: below is disallowed
-	maxKeyBits = 8192 // above, one signature takes a noticeable part of a second
-	// publishLead is how long a key is in the key set before it signs: longer than any client caches a key set.
+	firstKeyFile    = "private.pem"
+	firstPublicFile = "public.pem"
+	newKeyFile      = "new-private.pem"
+)
+
+const (
+	// publishLead is how long a key is in the key set before it signs: longer
+	// than any client keeps a copy of the key set.
 	publishLead = 24 * time.Hour
+	// takeoverDelay is how long a key made in an emergency waits before it
+	// signs, so that every server has read its file by then: they look every
+	// two seconds.
+	takeoverDelay = 5 * time.Second
 )
 
-// keyState is what a key is used for.
-type keyState string
+// --- the key set ---
 
-const (
-	keySigning keyState = "signing"
-	keyNext    keyState = "next"
-	keyRetired keyState = "retired"
-)
-
-// publishedKey is one member of the key set. private is nil for retired keys.
+// publishedKey is one member of the key set.
 type publishedKey struct {
-	kid     string
-	state   keyState
-	at      time.Time // signing: since; next: signs from; retired: published until
-	file    string    // name in the directory
-	public  *rsa.PublicKey
-	private *rsa.PrivateKey
+	signingKey
+	kid    string
+	jwk    map[string]string // RFC 7517 section 4
+	header string            // encoded protected header of the tokens it signs
+	since  time.Time         // when it begins to sign
+	file   string            // name in the directory
 }
 
-// keySet is one consistent view of the directory. It never changes; a change makes a new one.
-// Verified tokens are remembered here, so that they are forgotten with the keys that verified them.
+// keySet is what the directory held at one moment. It never changes; a change
+// of the directory makes a new one.
 type keySet struct {
-	keys     []publishedKey // the signing key first
-	header   string         // encoded protected header of the signing key
-	byHead   map[string]*rsa.PublicKey
+	keys     []publishedKey // in the order in which they sign; at least one
+	byHeader map[string]signingKey
 	document document // the published key set
-	pemText  string   // private.pem as text, which legacyTokenKey needs
-	seen     tokenCache
+	verified [cacheSlots]atomic.Pointer[verifiedToken]
 }
 
-// signing is the key that signs new tokens.
-func (s *keySet) signing() publishedKey { return s.keys[0] }
-
-// sign makes an access token.
-func (s *keySet) sign(c claims) (string, error) { return signJWT(s.signing().private, s.header, c) }
-
-// verify is verifyJWT with a memory. A remembered token was verified under this very key set and
-// with the same issuer and audience, which do not change while the server runs; only time can
-// have invalidated it since. The key is the whole token, so a changed signature is a miss; what is kept are
-// claims and never decisions, since the session is read all the same. Verifying costs 25 µs, a look-up 1 µs.
-func (s *keySet) verify(token string, want expected) (claims, error) {
-	id := sha256.Sum256([]byte(token))
-	if c, ok := s.seen.get(id); ok {
-		if c.expired(want.now) && !want.orExpired {
-			return claims{}, errExpired
-		}
-		return c, nil
+// newKeySet prepares what signing, verifying and publishing need.
+func newKeySet(keys []publishedKey) *keySet {
+	s := &keySet{keys: keys, byHeader: map[string]signingKey{}}
+	var jwks []map[string]string
+	for _, key := range keys {
+		s.byHeader[key.header] = key.signingKey
+		jwks = append(jwks, key.jwk)
 	}
-	c, err := verifyJWT(token, want, s.byHead)
+	body, _ := json.Marshal(map[string]any{"keys": jwks}) // RFC 7517 section 5; cannot fail
+	s.document = newDocument(body)
+	return s
+}
+
+// signingIndex finds the last key whose time has come. The first key is used
+// whatever its time, so that a clock set back never leaves us without one.
+func (s *keySet) signingIndex(now time.Time) int {
+	i := len(s.keys) - 1
+	for i > 0 && s.keys[i].since.After(now) {
+		i--
+	}
+	return i
+}
+
+// signing returns the key that signs at this moment.
+func (s *keySet) signing(now time.Time) publishedKey {
+	return s.keys[s.signingIndex(now)]
+}
+
+// next returns the key that takes over, if there is one yet. One that waits
+// for more than twice publishLead was made while the clock was ahead; it does
+// not count, because it can be years away.
+func (s *keySet) next(now time.Time) (next publishedKey, exists bool) {
+	i := s.signingIndex(now) + 1
+	if i == len(s.keys) || s.keys[i].since.After(now.Add(2*publishLead)) {
+		return next, false
+	}
+	return s.keys[i], true
+}
+
+// keyInfo is a key as the operator sees it.
+type keyInfo struct {
+	kid   string
+	state string    // signing, next or retired
+	at    time.Time // signing: since; next: signs from; retired: its last token ends
+}
+
+// list returns all keys in the order in which they sign. validFor is how long
+// a token is accepted from its signature on.
+func (s *keySet) list(now time.Time, validFor time.Duration) []keyInfo {
+	var infos []keyInfo
+	signing := s.signingIndex(now)
+	for i, key := range s.keys {
+		info := keyInfo{key.kid, "signing", key.since}
+		if i > signing {
+			info.state = "next"
+		} else if i < signing {
+			info.state, info.at = "retired", s.keys[i+1].since.Add(validFor)
+		}
+		infos = append(infos, info)
+	}
+	return infos
+}
+
+// sign makes an access token. The key is chosen by the clock at every
+// signature, so that all servers change keys in the same second.
+func (s *keySet) sign(now time.Time, c claims) (string, error) {
+	key := s.signing(now)
+	return signJWT(key.signingKey, key.header, c)
+}
+
+// verifiedToken remembers the claims of a token by the SHA-256 of its text.
+// It holds no decision: the session is read from the database all the same.
+type verifiedToken struct {
+	id     [sha256.Size]byte
+	claims claims
+}
+
+// cacheSlots tokens of about 0.5 KB are remembered, 4 MB in all. Each has one
+// slot; a token that finds it taken replaces the other.
+const cacheSlots = 8192
+
+// verify is verifyJWT with a memory: verifying takes 25 µs, a look-up 1 µs. A
+// remembered token was verified with the keys of this very set, and for the
+// same issuer and audience, which do not change while the server runs, so
+// only the clock can have turned against it. The whole token is hashed: with
+// another signature it is another token. The memory is for one kind of token;
+// it ends with the key set, so a dropped key's tokens are forgotten at once.
+func (s *keySet) verify(token string, want expected) (claims, error) {
+	var buffer [1024]byte // keeps the copy of a usual token on the stack
+	id := sha256.Sum256(append(buffer[:0], token...))
+	slot := &s.verified[binary.LittleEndian.Uint16(id[:])%cacheSlots]
+	if v := slot.Load(); v != nil && v.id == id {
+		return v.claims.validAt(want)
+	}
+	c, err := verifyJWT(token, want, s.byHeader)
 	if err == nil && !want.orExpired {
-		s.seen.put(id, c)
+		slot.Store(&verifiedToken{id, c})
 	}
 	return c, err
 }
 
-// tokenCache remembers the claims of verified tokens by the SHA-256 of the whole token. It holds
-// at most two generations: when the newer is full it becomes the older one and that is dropped.
-type tokenCache struct {
-	mu         sync.Mutex
-	young, old map[[32]byte]claims
-}
+// --- the directory ---
 
-// cacheGeneration entries of about 0.5 KB each keep the cache below 4 MB.
-const cacheGeneration = 4096
-
-func (t *tokenCache) get(id [32]byte) (claims, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	c, ok := t.young[id]
-	if !ok {
-		c, ok = t.old[id]
-	}
-	return c, ok
-}
-
-func (t *tokenCache) put(id [32]byte, c claims) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.young == nil || len(t.young) >= cacheGeneration {
-		t.old, t.young = t.young, map[[32]byte]claims{}
-	}
-	t.young[id] = c
-}
-
-// keyring follows a directory. Methods that change it must not run in two processes at once;
-// their callers hold the database's write lock.
+// keyring follows the key directory. Methods that change it must not run in
+// two processes at once; their callers hold the database's write lock.
 type keyring struct {
-	dir     string
-	bits    int // of keys made here
-	set     atomic.Pointer[keySet]
-	mu      sync.Mutex // guards stamp and loading
-	stamp   string     // what the directory looked like when set was loaded
-	created bool       // this call to openKeyring made the first pair
+	dir   string
+	bits  int      // size of RSA keys made here
+	notes []string // odd things found at opening, each with its remedy
+	set   atomic.Pointer[keySet]
 
-	groupReadable bool // private.pem's group can read it, as mounted secrets often need
+	mu         sync.Mutex // guards notes, what follows, and loading
+	stamp      string     // what the directory looked like when set was loaded
+	firstSince time.Time  // since when the first key signs
 }
 
-// openKeyring loads the keys of dir, or makes the first pair when there is no trace of one.
-// Errors name the file and what to do; nothing that exists is overwritten.
+// openKeyring loads the keys of dir. It makes and changes nothing, not even
+// dir itself. Errors name the file and what to do about it.
 func openKeyring(dir string, bits int) (*keyring, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("auth.data_dir (AUTH_DATA_DIR): %w", err)
-	}
 	k := &keyring{dir: dir, bits: bits}
-	if info, err := os.Stat(dir); err != nil {
-		return nil, err
-	} else if runtime.GOOS != "windows" && info.Mode().Perm()&0o002 != 0 {
-		return nil, fmt.Errorf("%s can be written by every user of this machine, who could replace the keys: chmod 700 %s", dir, dir)
-	}
-	empty, err := k.hasNoKeys()
-	if err != nil {
-		return nil, err
-	}
-	if empty {
-		if err := k.createFirst(); err != nil {
-			return nil, fmt.Errorf("making the first signing key: %w", err)
-		}
-	}
-	_, err = k.reload()
+	_, err := k.reload()
 	return k, err
 }
 
-// current is the key set of this moment; callers keep it for one request.
-func (k *keyring) current() *keySet { return k.set.Load() }
-
-func (k *keyring) path(name string) string { return filepath.Join(k.dir, name) }
-
-// hasNoKeys tells a first start from a directory that lost a file: only the first may make a key.
-func (k *keyring) hasNoKeys() (bool, error) {
-	entries, err := os.ReadDir(k.dir)
-	return !slices.ContainsFunc(entries, func(e fs.DirEntry) bool {
-		kind, _, _ := strings.Cut(strings.TrimSuffix(e.Name(), ".pem"), "-")
-		return slices.Contains([]string{"private", "public", "next", "retired"}, kind)
-	}), err
+func (k *keyring) path(name string) string {
+	return filepath.Join(k.dir, name)
 }
 
-// createFirst makes the first pair. Linking fails when the name is taken, so that of two servers
-// starting at once exactly one key wins, and the loser loads it.
-func (k *keyring) createFirst() error {
-	key, data, err := k.generate()
+// current returns the key set of this moment, nil while there is no key.
+// Callers keep it for one request.
+func (k *keyring) current() *keySet {
+	return k.set.Load()
+}
+
+// empty reports whether there is no key yet.
+func (k *keyring) empty() bool {
+	return k.current() == nil
+}
+
+// firstKeyTime returns when private.pem was last changed, false if there is
+// none.
+func (k *keyring) firstKeyTime() (changed time.Time, exists bool) {
+	info, err := os.Stat(k.path(firstKeyFile))
 	if err != nil {
-		return err
+		return changed, false
 	}
-	aside := k.path("new-" + rand.Text() + ".pem")
-	if err := writeSynced(aside, data, 0o600); err != nil {
-		return err
-	}
-	defer os.Remove(aside)
-	if err := os.Link(aside, k.path("private.pem")); errors.Is(err, fs.ErrExist) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	k.created = true
-	return k.writeWhole("public.pem", encodePublic(&key.PublicKey), 0o644)
+	return info.ModTime(), true
 }
 
-// reload makes the key set anew if the directory has changed since the last time, and tells
-// whether it had. On an error the keys in memory stay in use.
+// setFirstSince says since when the first key signs. The time of its file
+// will not do: copying or restoring it would start another 90 days.
+func (k *keyring) setFirstSince(t time.Time) {
+	k.mu.Lock()
+	k.firstSince = t
+	k.stamp = "" // so that reload reads everything again
+	k.mu.Unlock()
+	k.reload() // the next one says it too if this fails
+}
+
+// reload makes the key set anew if the directory has changed since the last
+// time, and reports whether it had. On an error the keys in memory stay in
+// use.
 func (k *keyring) reload() (changed bool, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for range 5 { // another process may be changing the files while they are read
-		stamp, err := k.look()
-		if err != nil {
-			return false, err
+	for range 3 { // another process may remove or rename a file that was just listed
+		names, stamp, listErr := k.keyFiles()
+		if listErr != nil || stamp == k.stamp {
+			return false, listErr
 		}
-		if stamp == k.stamp {
-			return changed, nil
+		var set *keySet
+		if set, err = k.load(names); err == nil {
+			k.set.Store(set)
+			k.stamp = stamp
+			return true, nil
 		}
-		set, loadErr := k.load()
-		if again, err := k.look(); err != nil || again != stamp {
+	}
+	return false, err
+}
+
+// keyFiles returns the names of the key files, and a text that changes when
+// one of them does. os.Stat follows symlinks: Kubernetes mounts secrets as
+// links and changes where they lead.
+func (k *keyring) keyFiles() (names []string, stamp string, err error) {
+	entries, err := os.ReadDir(k.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, "", nil
+	}
+	stamp = "directory"
+	for _, entry := range entries {
+		name := entry.Name()
+		if !strings.HasSuffix(name, ".pem") {
 			continue
 		}
-		if loadErr != nil {
-			return false, loadErr
-		}
-		k.set.Store(set)
-		k.stamp, changed = stamp, true
-	}
-	return changed, fmt.Errorf("%s keeps changing while it is read", k.dir)
-}
-
-// look describes the key files by name, size and time of change.
-func (k *keyring) look() (string, error) {
-	entries, err := os.ReadDir(k.dir)
-	var b strings.Builder
-	for _, e := range entries {
-		if info, err := e.Info(); err == nil && strings.HasSuffix(e.Name(), ".pem") {
-			fmt.Fprintln(&b, e.Name(), info.Size(), info.ModTime().UnixNano(), info.Mode())
+		names = append(names, name)
+		if info, err := os.Stat(k.path(name)); err == nil {
+			stamp += fmt.Sprintln(name, info.Size(), info.ModTime(), info.Mode())
 		}
 	}
-	return b.String(), err
+	return names, stamp, err
 }
 
-// load reads the directory, after finishing a change that a kill has left half done.
-func (k *keyring) load() (*keySet, error) {
-	private, text, err := k.readPrivate("private.pem")
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s is missing but other key files are there: restore it from a backup, or move them all away to start with a new key", k.path("private.pem"))
-	} else if err != nil {
-		return nil, err
-	}
-	if err := k.finish(private, text); err != nil {
-		return nil, err
-	}
-	public, err := k.readPublic("public.pem")
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%[1]s is missing: restore it, or make it again with: openssl pkey -in %[2]s -pubout -out %[1]s",
-			k.path("public.pem"), k.path("private.pem"))
-	} else if err != nil {
-		return nil, err
-	}
-	if !public.Equal(&private.PublicKey) {
-		return nil, fmt.Errorf("%s does not belong to private.pem: restore the pair from a backup", k.path("public.pem"))
-	}
-	info, err := os.Stat(k.path("private.pem"))
-	if err != nil {
-		return nil, err
-	}
-	k.groupReadable = runtime.GOOS != "windows" && info.Mode().Perm()&0o070 != 0
-	keys := []publishedKey{{kid: thumbprint(public), state: keySigning, at: info.ModTime(), file: "private.pem", public: public, private: private}}
-	others, err := k.loadOthers()
-	if err != nil {
-		return nil, err
-	}
-	for _, o := range others {
-		if !slices.ContainsFunc(keys, func(have publishedKey) bool { return have.kid == o.kid }) {
-			keys = append(keys, o)
-		}
-	}
-	return newKeySet(keys, string(text)), nil
-}
-
-// loadOthers reads the next and the retired keys.
-func (k *keyring) loadOthers() ([]publishedKey, error) {
-	entries, err := os.ReadDir(k.dir)
-	if err != nil {
+// load reads the key files. It returns nil if there is no key yet, which only
+// a directory without a trace of one counts as.
+func (k *keyring) load(names []string) (*keySet, error) {
+	k.notes = nil
+	if err := k.checkMode("", 0o002, "put keys into", "chmod 700"); err != nil {
 		return nil, err
 	}
 	var keys []publishedKey
-	for _, e := range entries {
-		name := strings.TrimSuffix(e.Name(), ".pem")
-		kind, rest, _ := strings.Cut(name, "-")
-		stamp, _, _ := strings.Cut(rest, "-")
-		seconds, err := strconv.ParseInt(stamp, 10, 64)
-		if name == e.Name() || (kind != "next" && kind != "retired") {
+	for _, name := range names {
+		if name != firstKeyFile && !strings.HasPrefix(name, "key-") {
 			continue
 		}
-		if err != nil {
-			return nil, fmt.Errorf("%s: the name must be next-TIME.pem or retired-TIME-KID.pem with TIME in unix seconds", k.path(e.Name()))
-		}
-		key := publishedKey{state: keyState(kind), at: time.Unix(seconds, 0), file: e.Name()}
-		if key.state == keyNext {
-			key.private, _, err = k.readPrivate(e.Name())
-			if err == nil {
-				key.public = &key.private.PublicKey
-			}
-		} else {
-			key.public, err = k.readPublic(e.Name())
-		}
+		key, err := k.readKey(name)
 		if err != nil {
 			return nil, err
 		}
-		key.kid = thumbprint(key.public)
 		keys = append(keys, key)
 	}
-	// Of two files of one key, which a kill can leave, the one that is published longer counts.
-	slices.SortStableFunc(keys, func(a, b publishedKey) int { return b.at.Compare(a.at) })
-	return keys, nil
+	if len(keys) == 0 {
+		lost := slices.Contains(names, firstPublicFile) && !slices.Contains(names, newKeyFile)
+		if lost || !k.empty() {
+			return nil, fmt.Errorf("%s is missing: restore it from a backup, "+
+				"or move public.pem away and start with a new key", k.path(firstKeyFile))
+		}
+		return nil, nil
+	}
+	slices.SortFunc(keys, func(a, b publishedKey) int {
+		return a.since.Compare(b.since)
+	})
+	if keys[0].file == firstKeyFile {
+		if err := k.checkPublic(keys[0]); err != nil {
+			return nil, err
+		}
+		keys[0].since = k.firstSince
+	}
+	return newKeySet(keys), nil
 }
 
-// finish completes a change that stopped after private.pem was put in place: its twin, under
-// the name it had before, is still there. It may run in several processes at once.
-func (k *keyring) finish(private *rsa.PrivateKey, text []byte) error {
-	twins, err := fs.Glob(os.DirFS(k.dir), "ne[wx]*-*.pem") // new-… and next-…
-	if err != nil {
+// checkMode refuses a file, or with no name the directory, that every user of
+// the machine may use in this way, and notes that its group may. Windows has
+// no such modes.
+func (k *keyring) checkMode(name string, others fs.FileMode, use, remedy string) error {
+	path := k.path(name)
+	info, err := os.Stat(path)
+	if err != nil || runtime.GOOS == "windows" {
 		return err
 	}
-	for _, twin := range twins {
-		data, err := os.ReadFile(k.path(twin))
-		if err != nil || !bytes.Equal(data, text) {
-			continue
-		}
-		if err := k.writeWhole("public.pem", encodePublic(&private.PublicKey), 0o644); err != nil {
-			return err
-		}
-		if err := os.Remove(k.path(twin)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
+	if info.Mode()&others != 0 {
+		return fmt.Errorf("every user of this machine can %s %s; if no stranger has: %s %[2]s",
+			use, path, remedy)
+	}
+	if info.Mode()&(others<<3) != 0 {
+		note := fmt.Sprintf("the group can %s %s; unless it must: %s %[2]s", use, path, remedy)
+		k.notes = append(k.notes, note)
 	}
 	return nil
 }
 
-// generate makes a key and its PEM text.
-func (k *keyring) generate() (*rsa.PrivateKey, []byte, error) {
-	key, err := rsa.GenerateKey(rand.Reader, k.bits)
-	if err != nil {
-		return nil, nil, err
-	}
-	data, err := encodePrivate(key)
-	return key, data, err
-}
-
-// publishNext makes the key that will sign from the given time on and adds it to the key set.
-func (k *keyring) publishNext(at time.Time) error {
-	_, data, err := k.generate()
-	if err != nil {
-		return err
-	}
-	if err := k.writeWhole(fmt.Sprintf("next-%d.pem", at.Unix()), data, 0o600); err != nil {
-		return err
-	}
-	_, err = k.reload()
-	return err
-}
-
-// promote makes the next key sign as of now. The old one stays published until the given time.
-func (k *keyring) promote(now, until time.Time) error {
-	next, ok := k.next()
-	if !ok {
-		return errors.New("there is no next key")
-	}
-	old := k.current().signing()
-	retired := fmt.Sprintf("retired-%d-%s.pem", until.Unix(), old.kid)
-	if err := k.writeWhole(retired, encodePublic(old.public), 0o644); err != nil {
-		return err
-	}
-	if _, err := k.removeFiles(old.kid, retired); err != nil { // of attempts that were cut short
-		return err
-	}
-	data, err := os.ReadFile(k.path(next.file))
-	if err != nil {
-		return err
-	}
-	if err := k.writeWhole("private.pem", data, 0o600); err != nil {
-		return err
-	}
-	if err := os.Chtimes(k.path("private.pem"), now, now); err != nil { // its age decides when it retires
-		return err
-	}
-	_, err = k.reload() // finish() writes public.pem and removes next-TIME.pem
-	return err
-}
-
-// next is the earliest next key.
-func (k *keyring) next() (publishedKey, bool) {
-	var found publishedKey
-	for _, key := range k.current().keys {
-		if key.state == keyNext && (found.kid == "" || key.at.Before(found.at)) {
-			found = key
-		}
-	}
-	return found, found.kid != ""
-}
-
-// errKeyInUse refuses to drop the key that signs.
-var errKeyInUse = errors.New("this key signs now; first run: pico-auth key rotate --now")
-
-// drop removes a next or retired key from the key set: tokens it signed are refused from now on.
-func (k *keyring) drop(kid string) error {
-	if kid == k.current().signing().kid {
-		return errKeyInUse
-	}
-	n, err := k.removeFiles(kid, "")
-	if err == nil && n == 0 {
-		err = fmt.Errorf("no key %s; see: pico-auth key list", kid)
-	}
-	if err != nil {
-		return err
-	}
-	_, err = k.reload()
-	return err
-}
-
-// removeFiles removes all next and retired files of a key but one: a kill can have left several.
-func (k *keyring) removeFiles(kid, except string) (removed int, err error) {
-	others, err := k.loadOthers()
-	for _, key := range others {
-		if key.kid == kid && key.file != except && err == nil {
-			err = os.Remove(k.path(key.file))
-			removed++
-		}
-	}
-	return removed, err
-}
-
-// keyPlan is when keys change by themselves.
-type keyPlan struct {
-	every    time.Duration // 0: never by themselves
-	validFor time.Duration // how long a token signed now is accepted: lifetime plus skew
-	horizon  time.Time     // retired keys are dropped when this has passed; see store.purge
-}
-
-// keyStep is one change that is due, under the name of its event.
-type keyStep struct {
-	event string
-	do    func() error
-}
-
-// due returns the changes that the plan demands now. They are carried out under the database's write
-// lock, after reload and after asking again, because another process may have been faster.
-func (k *keyring) due(now time.Time, plan keyPlan) []keyStep {
-	var steps []keyStep
-	next, exists := k.next()
-	switch {
-	case exists && !now.Before(next.at):
-		steps = append(steps, keyStep{"key.rotated", func() error { return k.promote(now, now.Add(plan.validFor)) }})
-	case exists && next.at.After(now.Add(2*publishLead)):
-		// The clock was ahead when this key was made; without this it would wait for that time.
-		steps = append(steps, keyStep{"key.rescheduled", func() error { return k.reschedule(next, now.Add(publishLead)) }})
-	case !exists && plan.every > 0 && !now.Before(k.current().signing().at.Add(plan.every-publishLead)):
-		steps = append(steps, keyStep{"key.published", func() error { return k.publishNext(now.Add(publishLead)) }})
-	}
-	for _, key := range k.current().keys {
-		if key.state == keyRetired && plan.horizon.After(key.at) {
-			steps = append(steps, keyStep{"key.dropped", func() error { return k.drop(key.kid) }})
-		}
-	}
-	return steps
-}
-
-// reschedule changes when the next key begins to sign.
-func (k *keyring) reschedule(next publishedKey, at time.Time) error {
-	if err := os.Rename(k.path(next.file), k.path(fmt.Sprintf("next-%d.pem", at.Unix()))); err != nil {
-		return err
-	}
-	_, err := k.reload()
-	return err
-}
-
-// readPrivate reads an RSA private key in PKCS#8 or PKCS#1 form and returns the file's text too.
-func (k *keyring) readPrivate(name string) (*rsa.PrivateKey, []byte, error) {
+// readKey reads a private key in PKCS#8 or PKCS#1 form. The first key has no
+// TIME; it counts as 0, which comes before all others.
+func (k *keyring) readKey(name string) (key publishedKey, err error) {
 	path := k.path(name)
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, nil, err
+	var seconds int64
+	fmt.Sscanf(name, "key-%d.pem", &seconds) // what it cannot read differs below
+	since := time.Unix(seconds, 0)
+	if name != firstKeyFile && name != laterKeyFile(since) {
+		return key, fmt.Errorf("%s: the name must be key-TIME.pem with TIME in unix seconds", path)
 	}
-	if runtime.GOOS != "windows" && info.Mode().Perm()&0o007 != 0 {
-		return nil, nil, fmt.Errorf("%s can be read by every user of this machine; if no stranger can have copied it: chmod 600 %s", path, path)
+	if err := k.checkMode(name, 0o007, "read", "chmod 600"); err != nil {
+		return key, err
 	}
-	text, err := os.ReadFile(path)
+	der, err := k.readPEM(name)
 	if err != nil {
-		return nil, nil, err
-	}
-	der, err := onePEM(path, text, "PRIVATE KEY", "RSA PRIVATE KEY")
-	if err != nil {
-		return nil, nil, err
+		return key, err
 	}
 	parsed, err := x509.ParsePKCS8PrivateKey(der)
 	if err != nil {
 		parsed, err = x509.ParsePKCS1PrivateKey(der)
 	}
-	key, isRSA := parsed.(*rsa.PrivateKey)
-	if err != nil || !isRSA {
-		return nil, nil, fmt.Errorf("%s is not an RSA private key in PKCS#8 or PKCS#1 form; restore it from a backup", path)
+	signer, ok := parsed.(crypto.Signer)
+	if err != nil || !ok {
+		return key, fmt.Errorf("%s is not a private key in PKCS#8 or PKCS#1 form, without a password: "+
+			"restore it from a backup", path)
 	}
-	return key, text, checkSize(path, &key.PublicKey)
-}
-
-// readPublic reads an RSA public key in SubjectPublicKeyInfo form.
-func (k *keyring) readPublic(name string) (*rsa.PublicKey, error) {
-	path := k.path(name)
-	text, err := os.ReadFile(path)
+	key, err = newPublishedKey(signer)
 	if err != nil {
-		return nil, err
+		return key, fmt.Errorf("%s %w: restore another one from a backup", path, err)
 	}
-	der, err := onePEM(path, text, "PUBLIC KEY")
-	if err != nil {
-		return nil, err
-	}
-	parsed, err := x509.ParsePKIXPublicKey(der)
-	key, isRSA := parsed.(*rsa.PublicKey)
-	if err != nil || !isRSA {
-		return nil, fmt.Errorf("%s is not an RSA public key in SubjectPublicKeyInfo form; restore it from a backup", path)
-	}
-	return key, checkSize(path, key)
+	key.since, key.file = since, name
+	return key, nil
 }
 
-// onePEM returns the content of the only PEM block of a file, which must have one of the given types.
-func onePEM(path string, text []byte, types ...string) ([]byte, error) {
-	block, rest := pem.Decode(text)
-	if block == nil || len(bytes.TrimSpace(rest)) > 0 || !slices.Contains(types, block.Type) || block.Headers["DEK-Info"] != "" {
-		return nil, fmt.Errorf("%s must hold one unencrypted PEM block %q; restore it from a backup", path, types[0])
-	}
-	return block.Bytes, nil
+func laterKeyFile(since time.Time) string {
+	return fmt.Sprintf("key-%d.pem", since.Unix())
 }
 
-// checkSize refuses keys that are too short to trust or too long to use.
-func checkSize(path string, key *rsa.PublicKey) error {
-	if bits := key.N.BitLen(); bits < minKeyBits || bits > maxKeyBits {
-		return fmt.Errorf("%s has %d bits; keys here have %d to %d (RFC 7518 section 3.3 sets the lower bound)", path, bits, minKeyBits, maxKeyBits)
+// checkPublic refuses a pair whose halves do not belong together: nobody can
+// say which of them other programs trust.
+func (k *keyring) checkPublic(key publishedKey) error {
+	der, err := k.readPEM(firstPublicFile)
+	if err != nil || !bytes.Equal(der, publicDER(key.signer)) {
+		return fmt.Errorf("%[1]s is not the public half of %[2]s: restore the pair from a backup; "+
+			"if %[2]s is right: openssl pkey -in %[2]s -pubout -out %[1]s",
+			k.path(firstPublicFile), k.path(firstKeyFile))
 	}
 	return nil
 }
 
-// encodePrivate and encodePublic write the forms pico-auth writes: PKCS#8 and SubjectPublicKeyInfo.
-func encodePrivate(key *rsa.PrivateKey) ([]byte, error) {
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), err
+// publicDER is the public half of a key as SubjectPublicKeyInfo.
+func publicDER(key crypto.Signer) []byte {
+	der, _ := x509.MarshalPKIXPublicKey(key.Public()) // cannot fail for a key of ours
+	return der
 }
 
-func encodePublic(key *rsa.PublicKey) []byte {
-	der, err := x509.MarshalPKIXPublicKey(key)
-	if err != nil {
-		panic(err) // an *rsa.PublicKey always has this form
+// newPublishedKey finds the algorithm that a key is for, and what follows
+// from both.
+func newPublishedKey(signer crypto.Signer) (publishedKey, error) {
+	var unfit error
+	for _, algorithm := range signingAlgorithms {
+		jwk, err := algorithm.members(signer.Public())
+		if err != nil {
+			unfit = errors.Join(unfit, err)
+			continue
+		}
+		kid := thumbprint(jwk)
+		jwk["kid"], jwk["use"], jwk["alg"] = kid, "sig", algorithm.name
+		return publishedKey{
+			signingKey: signingKey{algorithm, signer},
+			kid:        kid,
+			jwk:        jwk,
+			header:     tokenHeader(algorithm.name, kid, typLogin),
+		}, nil
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+	return publishedKey{}, unfit
 }
 
-// writeWhole replaces a file of the directory in one step.
-func (k *keyring) writeWhole(name string, data []byte, mode os.FileMode) error {
-	aside := k.path("." + name + "." + rand.Text())
-	if err := writeSynced(aside, data, mode); err != nil {
-		return err
-	}
-	if err := os.Rename(aside, k.path(name)); err != nil {
-		return errors.Join(err, os.Remove(aside))
-	}
-	return syncDir(k.dir)
-}
-
-// writeSynced creates a file that must not exist yet, with its mode from the first byte, and
-// returns when its content has reached the disk.
-func writeSynced(path string, data []byte, mode os.FileMode) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	return cmp.Or(err, f.Sync(), f.Close(), syncDir(filepath.Dir(path)))
-}
-
-// syncDir makes a new name durable. Windows cannot sync directories and does not need it.
-func syncDir(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
-
-// thumbprint is the key id: the RFC 7638 thumbprint of the public key. A constant kid would leave
-// verifiers on a stale key after a change, because they ask for the key set only on an unknown kid.
-func thumbprint(key *rsa.PublicKey) string {
-	n, e := jwkNumbers(key)
-	sum := sha256.Sum256([]byte(`{"e":"` + e + `","kty":"RSA","n":"` + n + `"}`))
+// thumbprint is the key id: the RFC 7638 thumbprint of the public key. With
+// one kid for every key, as the Python server has it, verifiers would keep
+// the old key after a change: they fetch the key set anew only on a kid that
+// they do not know. json.Marshal sorts the members, as section 3.3 demands.
+func thumbprint(members map[string]string) string {
+	text, _ := json.Marshal(members) // texts only: cannot fail
+	sum := sha256.Sum256(text)
 	return b64.EncodeToString(sum[:])
 }
 
-// jwkNumbers are modulus and exponent as RFC 7518 section 6.3.1 writes them, without leading zeros.
-func jwkNumbers(key *rsa.PublicKey) (n, e string) {
-	return b64.EncodeToString(key.N.Bytes()), b64.EncodeToString(big.NewInt(int64(key.E)).Bytes())
-}
-
-// jwk is the public form of a key (RFC 7517 section 4). It is filled field by field from a public
-// key, so that no member of a private key can ever slip in.
-type jwk struct {
-	KeyType   string `json:"kty"`
-	KeyID     string `json:"kid"`
-	Use       string `json:"use"`
-	Algorithm string `json:"alg"`
-	N         string `json:"n"`
-	E         string `json:"e"`
-}
-
-// newKeySet prepares what signing, verifying and publishing need. keys[0] signs.
-func newKeySet(keys []publishedKey, pemText string) *keySet {
-	s := &keySet{keys: keys, header: headerFor(keys[0].kid), byHead: map[string]*rsa.PublicKey{}, pemText: pemText}
-	var doc struct {
-		Keys []jwk `json:"keys"`
+// readPEM returns the content of the only PEM block of a file.
+func (k *keyring) readPEM(name string) ([]byte, error) {
+	text, err := os.ReadFile(k.path(name))
+	if err != nil {
+		return nil, err
 	}
-	for _, key := range keys {
-		n, e := jwkNumbers(key.public)
-		doc.Keys = append(doc.Keys, jwk{"RSA", key.kid, "sig", "RS256", n, e})
-		s.byHead[headerFor(key.kid)] = key.public
+	block, rest := pem.Decode(text)
+	if block == nil || len(bytes.TrimSpace(rest)) > 0 {
+		return nil, fmt.Errorf("%s must hold one PEM block: restore it from a backup", k.path(name))
 	}
-	body, _ := json.Marshal(doc) // texts only: cannot fail
-	s.document = newDocument(body)
-	return s
+	return block.Bytes, nil
 }
 
-// document is a public answer made once: its bytes and their entity tag (RFC 9110 section 8.8.3).
+// --- changes ---
+
+// newKey is a key that is in no file yet.
+type newKey crypto.Signer
+
+// generate makes a key in memory. It takes up to some seconds, so callers
+// hold no lock.
+func (k *keyring) generate() (newKey, error) {
+	return signingAlgorithms[0].generate(k.bits)
+}
+
+// createFirst makes key the first one, unless there is one by now. Only the
+// last step, a rename, makes it count; a start after a kill before that
+// begins anew.
+func (k *keyring) createFirst(key newKey) (created bool, err error) {
+	if err := os.MkdirAll(k.dir, 0o700); err != nil {
+		return false, fmt.Errorf("auth.data_dir (AUTH_DATA_DIR): %w", err)
+	}
+	if _, err := k.reload(); err != nil || !k.empty() {
+		return false, err
+	}
+	err = k.writePrivate(newKeyFile, key)
+	if err == nil {
+		err = k.writePEM(firstPublicFile, "PUBLIC KEY", publicDER(key))
+	}
+	if err == nil {
+		err = k.synced(os.Rename(k.path(newKeyFile), k.path(firstKeyFile)))
+	}
+	if err == nil {
+		_, err = k.reload()
+	}
+	return err == nil, err
+}
+
+// publish adds a key to the key set, which signs from the given time on.
+func (k *keyring) publish(key newKey, at time.Time) error {
+	name := laterKeyFile(at)
+	if _, err := os.Lstat(k.path(name)); err == nil {
+		return fmt.Errorf("%s is there already", k.path(name))
+	}
+	err := k.writePrivate(name, key)
+	if err == nil {
+		_, err = k.reload()
+	}
+	return err
+}
+
+// drop removes a key that does not sign: no token of it is accepted any more.
+func (k *keyring) drop(kid string, now time.Time) error {
+	set := k.current()
+	i := slices.IndexFunc(set.keys, func(key publishedKey) bool {
+		return key.kid == kid
+	})
+	if i < 0 {
+		return fmt.Errorf("no key %s; see: pico-auth key list", kid)
+	}
+	key := set.keys[i]
+	if i == set.signingIndex(now) {
+		return fmt.Errorf("this key signs since %s; run: pico-auth key rotate --now, wait 5 seconds, "+
+			"then drop it", key.since.UTC().Format(time.RFC3339))
+	}
+	err := k.synced(os.Remove(k.path(key.file)))
+	if err == nil {
+		_, err = k.reload()
+	}
+	return err
+}
+
+// keyPlan is what the configuration and the database say about changing keys.
+type keyPlan struct {
+	every    time.Duration // how long a key signs; 0: until the operator changes it
+	validFor time.Duration // how long a token signed at this moment is accepted
+	horizon  time.Time     // what ended before this is removed; see purge
+}
+
+// keyChanges is what is to be done.
+type keyChanges struct {
+	publishAt time.Time // zero: publish no key
+	drop      []string  // kids
+}
+
+// due returns what the plan demands at this moment. Callers make the key,
+// take the lock, reload and ask again: another process may have been faster.
+func (k *keyring) due(now time.Time, plan keyPlan) keyChanges {
+	var changes keyChanges
+	set := k.current()
+	at := now.Add(publishLead)
+	end := set.signing(now).since.Add(plan.every)
+	_, planned := set.next(now)
+	if plan.every > 0 && !planned && !at.Before(end) {
+		changes.publishAt = at
+	}
+	for _, key := range set.list(now, plan.validFor) {
+		if key.state == "retired" && plan.horizon.After(key.at) {
+			changes.drop = append(changes.drop, key.kid)
+		}
+	}
+	return changes
+}
+
+// --- files ---
+
+// writePrivate writes a private key in PKCS#8 form.
+func (k *keyring) writePrivate(name string, key newKey) error {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	return k.writePEM(name, "PRIVATE KEY", der)
+}
+
+// writePEM puts a file into the directory in one step: it is written aside,
+// readable by its owner alone from the first byte, reaches the disk, and is
+// renamed. On an error nothing is left, least of all a part of a private key.
+func (k *keyring) writePEM(name, kind string, der []byte) error {
+	f, err := os.CreateTemp(k.dir, "."+name+".*")
+	if err != nil {
+		return err
+	}
+	err = pem.Encode(f, &pem.Block{Type: kind, Bytes: der})
+	err = cmp.Or(err, f.Sync(), f.Close())
+	if err == nil {
+		err = k.synced(os.Rename(f.Name(), k.path(name)))
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}
+
+// synced makes a change of the directory durable, unless it failed with err.
+// Windows cannot sync directories and need not.
+func (k *keyring) synced(err error) error {
+	if err != nil || runtime.GOOS == "windows" {
+		return err
+	}
+	dir, err := os.Open(k.dir)
+	if err != nil {
+		return err
+	}
+	return cmp.Or(dir.Sync(), dir.Close())
+}
+
+// --- the published document ---
+
+// document is a public answer made once. header is all that depends on the
+// document; it must not be changed.
 type document struct {
 	body   []byte
-	etag   string
-	header map[string][]string // cacheable for 300 s, as long as pico-client-auth keeps a key set
+	etag   string // RFC 9110 section 8.8.3
+	header map[string][]string
 }
 
+// newDocument makes a JSON document that caches may keep for 300 s, as long
+// as clients of the Python server keep a key set.
 func newDocument(body []byte) document {
 	sum := sha256.Sum256(body)
 	etag := `"` + b64.EncodeToString(sum[:12]) + `"`
-	return document{body, etag, map[string][]string{"Cache-Control": {"public, max-age=300"}, "Etag": {etag},
-		"Content-Type": {"application/json"}, "Content-Length": {strconv.Itoa(len(body))}}}
-}
-
-// legacyTokenKey is the HMAC key under which pico-auth from 0.3.1 on stores refresh tokens: it
-// depends on the text of the key file, with line ends as Python reads them.
-func legacyTokenKey(pemText string) []byte {
-	text := strings.ReplaceAll(strings.ReplaceAll(pemText, "\r\n", "\n"), "\r", "\n")
-	sum := sha256.Sum256([]byte("pico-auth/token-hash-key/v1:" + text))
-	return sum[:]
+	header := map[string][]string{
+		"Content-Type":   {"application/json"},
+		"Content-Length": {strconv.Itoa(len(body))},
+		"Cache-Control":  {"public, max-age=300"},
+		"Etag":           {etag},
+	}
+	return document{body, etag, header}
 }

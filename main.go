@@ -1,145 +1,134 @@
-// Command pico-auth is a JWT login service in one flat package: registration, login, refresh-token
-// rotation, roles, user administration, a published key set, on SQLite, without configuration.
-// It is not an OAuth authorization server, has no login page and sends no mail.
+// Command pico-auth is a JWT login service in one flat package: registration,
+// login, refresh-token rotation, roles, user administration and a published
+// key set, on SQLite, without configuration. It is not an OAuth authorization
+// server, has no login page and sends no mail.
 //
-// To read it, take the files in this order: rbac.go (who may do what), jwt.go (tokens), keys.go
-// (signing keys), passwords.go (hashing and throttling), db.go (storage) and adopt.go
-// (databases of the Python server), http.go (the way of a request), handlers.go, admin.go and oidc.go
-// (the endpoints), config.go, shell.go (the operator's commands), and main.go, which puts them together.
+// To read it, take the files in this order: rbac.go (users, and who may do
+// what), jwt.go (tokens), keys.go (signing keys), passwords.go (hashing and
+// throttling), db.go and accounts.go (storage), http.go (the way of a
+// request), handlers.go, admin.go and oidc.go (the endpoints), config.go,
+// shell.go (the operator's commands) and main.go, which puts them together.
+// adopt.go takes over databases of the Python server. A file uses only files
+// that stand lower in the table of TestStructure_Rooms.
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 )
 
-const version = "1.0.0"
+// version stands in the first line of the log and in "pico-auth version".
+const version = "1.0.0-dev"
 
-// Limits of a connection. A client that is slower than these is cut off (Slowloris).
-const (
-	headerTimeout  = 5 * time.Second
-	readTimeout    = 10 * time.Second
-	writeTimeout   = 30 * time.Second
-	idleTimeout    = 60 * time.Second
-	drainTimeout   = 10 * time.Second // for requests in flight when the server is told to stop
-	maxHeaderBytes = 32<<10 - 4096    // net/http adds 4096
-)
+// drainTimeout is for requests in flight when the server is told to stop.
+const drainTimeout = 10 * time.Second
 
-// extendWriteDeadline gives an answer that is written in pieces another writeTimeout. Deadlines are machine
-// time, whatever the server's clock says.
-func extendWriteDeadline(w http.ResponseWriter) {
-	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
-}
-
+// main hands on what the operating system gives, and the clock: nobody else
+// asks for the time.
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, process{os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr, time.Now})
+	p := process{os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr, time.Now}
+	err := run(ctx, p)
 	stop()
-	os.Exit(exitCode(err, os.Stderr))
+	os.Exit(exitCode(err, p.stderr))
 }
 
-// process is what the operating system gives a program; tests give their own.
-type process struct {
-	args           []string
-	environ        []string
-	stdin          io.Reader
-	stdout, stderr io.Writer
-	now            func() time.Time
-}
-
-// usageError is a wrong command line or configuration: exit status 2. All else is 1.
-type usageError struct{ error }
-
-func (e usageError) Unwrap() error { return e.error }
-
+// exitCode prints an error and returns the exit status that belongs to it: 2 is
+// for what the operator has to correct before the next try.
 func exitCode(err error, stderr io.Writer) int {
-	var usage usageError
-	switch {
-	case err == nil, errors.Is(err, flag.ErrHelp):
+	if err == nil {
 		return 0
-	case errors.As(err, &usage):
-		fmt.Fprintf(stderr, "pico-auth: %v\n", err)
-		return 2
 	}
 	fmt.Fprintf(stderr, "pico-auth: %v\n", err)
+	if _, wrong := errors.AsType[usageError](err); wrong {
+		return 2
+	}
 	return 1
 }
 
+// usage explains everything but user and key, which shellUsage does.
 const usage = `pico-auth is a JWT login service.
 
   pico-auth [-config FILE] [serve]     run the server
   pico-auth config                     print the merged settings, secrets redacted
   pico-auth healthcheck                exit 0 if the running server can store changes
   pico-auth version
-  pico-auth user add|list|show|passwd|role|status|delete …   manage users
+  pico-auth user add|list|show|passwd|role|status|org|delete …   manage users
   pico-auth key list|rotate|drop …     manage signing keys
 
-Settings come from application.yaml (or -config FILE) and from environment variables such as
-AUTH_ISSUER; the README lists them.
-`
+Settings come from application.yaml (or -config FILE) and from environment
+variables such as AUTH_ISSUER and SERVER_LISTEN; the README lists them.`
 
-// run does what the command line says. It returns when that is done, or after ctx has ended.
-func run(ctx context.Context, p process) error {
-	flags := flag.NewFlagSet("pico-auth", flag.ContinueOnError)
-	flags.SetOutput(io.Discard)
-	path := flags.String("config", "", "")
-	if err := flags.Parse(p.args); errors.Is(err, flag.ErrHelp) {
-		fmt.Fprint(p.stdout, usage)
-		return err
-	} else if err != nil {
-		return usageError{fmt.Errorf("%w\n\n%s", err, usage)}
-	}
-	command, rest := "serve", []string(nil)
-	if flags.NArg() > 0 {
-		command, rest = flags.Arg(0), flags.Args()[1:]
-	}
-	if command == "version" {
-		fmt.Fprintf(p.stdout, "pico-auth %s %s/%s %s\n", version, runtime.GOOS, runtime.GOARCH, runtime.Version())
-		return nil
-	}
-	commands := map[string]func(context.Context, process, *config, []string) error{
-		"serve": runServer, "config": runConfig, "healthcheck": runHealthcheck, "user": runUser, "key": runKey,
-	}
-	do, known := commands[command]
-	if command == "help" {
-		fmt.Fprint(p.stdout, usage)
-		return nil
-	}
-	if !known {
-		return usageError{fmt.Errorf("unknown command %q\n\n%s", command, usage)}
-	}
-	cfg, err := loadConfig(*path, p.environ)
-	if err != nil {
-		return usageError{fmt.Errorf("the configuration is not usable:\n%w", err)}
-	}
-	return do(ctx, p, cfg, rest)
+// commands are what run does with a configuration, by the names of their
+// command lines, with the number of words that follow. A room that can be
+// deleted adds its commands as lines of their own.
+var commands = map[string]command{
+	"serve":       {0, runServer},
+	"config":      {0, runConfig},
+	"healthcheck": {0, runHealthcheck},
+	"user add":    inShell(1, shellUserAdd),
+	"user list":   inShell(0, shellUserList),
+	"user show":   onUser(1, shellUserShow),
+	"user passwd": onUser(1, shellUserPasswd),
+	"user role":   onUser(2, shellUserSet),
+	"user status": onUser(2, shellUserSet),
+	"user org":    onUser(2, shellUserSet),
+	"user delete": onUser(1, shellUserDelete),
+	"key list":    inShell(0, shellKeyList),
+	"key rotate":  inShell(0, shellKeyRotate),
+	"key drop":    inShell(1, shellKeyDrop),
 }
 
-// runConfig prints what is in force, and on standard error what is odd about it.
-func runConfig(_ context.Context, p process, cfg *config, args []string) error {
-	if len(args) > 0 {
-		return usageError{errors.New("config takes no arguments")}
+// run does what the command line says. It returns when that is done, or after
+// ctx has ended. Help and version need no configuration, not even a usable one.
+func run(ctx context.Context, p process) error {
+	line, err := parseCommandLine(p.args)
+	help := cmp.Or(line.usage, usage)
+	switch {
+	case errors.Is(err, flag.ErrHelp) || line.name == "help":
+		fmt.Fprintln(p.stdout, help)
+		return nil
+	case err != nil:
+		return usageErrorf("%w\n\n%s", err, help)
+	case line.name == "version":
+		fmt.Fprintf(p.stdout, "pico-auth %s %s/%s %s\n",
+			version, runtime.GOOS, runtime.GOARCH, runtime.Version())
+		return nil
 	}
+	do, known := commands[line.name]
+	misplaced := help == usage && line.shellOptions != absentOptions
+	if !known || misplaced || len(line.words) != do.words {
+		return usageErrorf("%s: unknown command, or too few or too many words or options\n\n%s",
+			line.name, help)
+	}
+	cfg, err := loadConfig(line.config, p.environ)
+	if err != nil {
+		return usageErrorf("the configuration is not usable:\n%w", err)
+	}
+	return do.run(ctx, p, cfg, line)
+}
+
+// runConfig prints what is in force, and on standard error what is odd about
+// it.
+func runConfig(_ context.Context, p process, cfg *config, _ commandLine) error {
 	cfg.dump(p.stdout)
 	for _, note := range cfg.notes {
 		fmt.Fprintln(p.stderr, "warning:", note)
@@ -147,449 +136,524 @@ func runConfig(_ context.Context, p process, cfg *config, args []string) error {
 	return nil
 }
 
-// newLogger writes to standard error in the configured form. slog quotes line breaks in values, so no
-// input can forge a line.
-func newLogger(cfg *config, w io.Writer) *slog.Logger {
-	var level slog.Level
-	level.UnmarshalText([]byte(cfg.logLevel)) // checked by loadConfig
-	options := &slog.HandlerOptions{Level: level}
-	if cfg.logFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, options))
-	}
-	return slog.New(slog.NewTextHandler(w, options))
-}
+// --- start and stop ---
 
-// app is everything that lives as long as the process.
-type app struct {
-	cfg    *config
-	log    *slog.Logger
-	now    func() time.Time
-	keys   *keyring
-	store  *store
-	did    opening
-	purged time.Time // when tick last purged
-}
-
-// openApp opens keys and database; whoever calls it closes the store.
-func openApp(cfg *config, now func() time.Time, log *slog.Logger) (*app, error) {
-	dir, err := cfg.dataPath()
-	if err != nil {
-		return nil, usageError{err}
-	}
-	a := &app{cfg: cfg, log: log, now: steadyClock(now)}
-	if a.keys, err = openKeyring(dir, cfg.keyBits); err != nil {
-		return nil, err
-	}
-	var echo *slog.Logger
-	if cfg.databaseEcho {
-		echo = log
-	}
-	a.store, a.did, err = openStore(cfg.databasePath(), legacyTokenKey(a.keys.current().pemText), a.now(), echo)
-	return a, err
-}
-
-// runServer serves until ctx ends.
-func runServer(ctx context.Context, p process, cfg *config, args []string) error {
-	if len(args) > 0 {
-		return usageError{fmt.Errorf("serve takes no arguments, but got %q; options come before the command: pico-auth -config FILE serve", args)}
-	}
+// runServer serves until ctx ends. Nothing is made or changed before the
+// address is bound, so a second start by mistake, or one beside the running
+// Python server, changes nothing. Whatever is wrong ends the start before
+// anything is served.
+func runServer(ctx context.Context, p process, cfg *config, _ commandLine) error {
 	log := newLogger(cfg, p.stderr)
 	log.Info("pico-auth starts", "version", version, "title", cfg.apiTitle, "issuer", cfg.issuer)
 	for _, note := range cfg.notes {
 		log.Warn(note)
 	}
-	a, err := openApp(cfg, p.now, log)
+	certificate, err := loadCertificate(cfg)
+	if err != nil {
+		return err
+	}
+	listeners, err := listen(cfg)
+	defer closeAll(listeners)
+	if err != nil {
+		return err
+	}
+	a, err := openServerApp(ctx, cfg, p.now, log)
 	if err != nil {
 		return err
 	}
 	defer a.store.close()
-	a.logOpening()
-	// Housekeeping and hashing go on while requests in flight are finished, so ctx does not end them.
+
+	// Housekeeping and hashing go on while requests in flight are finished, so
+	// ctx does not end them.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
-	var housekeeping sync.WaitGroup
-	defer housekeeping.Wait() // before the store is closed
+	var work sync.WaitGroup
+	defer work.Wait() // before the store is closed
 	defer stop()
 	cores := runtime.GOMAXPROCS(0)
-	hasher := newHasher(background, cfg.bcryptCost, cores, p.now)
-	if err := a.ensureAdmin(ctx, hasher); err != nil {
+	// See hasher. This also ends Go's own following of a changed CPU limit.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2 * cores))
+	hasher := newHasher(background, cfg.bcryptCost, cores)
+	work.Go(func() { a.housekeep(background) })
+	work.Go(func() { a.warnOfAdmins(background) })
+	address, try := reach(cfg, listeners[0])
+	log.Info("listening", "address", address)
+	log.Info("try this", "command", try, "log_in", "see README.md")
+	handler := newServer(cfg, a.store, a.keys, hasher, p.now, log)
+	return serve(ctx, listeners, certificate, handler, log)
+}
+
+// openServerApp opens or makes everything that the server needs before it can
+// serve: keys that exist, database, first key, admin. Its caller closes the
+// store, unless there is an error.
+func openServerApp(ctx context.Context, cfg *config, now func() time.Time, log *slog.Logger) (*app, error) {
+	a, err := openApp(cfg, now, log, openOptions{
+		adopt: adoptPython, // room: adopt
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err = a.ensureKeys(ctx); err == nil {
+		err = a.ensureAdmin(ctx)
+	}
+	if err != nil {
+		err = errors.Join(err, a.store.close())
+	}
+	return a, err
+}
+
+// ensureKeys makes the first key if there is none, and warns of what a wrong
+// directory would look like.
+func (a *app) ensureKeys(ctx context.Context) error {
+	empty := a.keys.empty()
+	if empty {
+		if err := a.makeFirstKey(ctx); err != nil {
+			return fmt.Errorf("making the first signing key: %w", err)
+		}
+	} else if a.store.created {
+		a.log.Warn("a new database was made beside keys that existed; if database.url (DATABASE_URL) " +
+			"is relative, it depends on the working directory: correct it and start again")
+	}
+	if err := a.dateFirstKey(ctx, empty); err != nil {
 		return err
 	}
-	ln, err := listen(cfg)
+	now := a.now()
+	signing := a.keys.current().signing(now)
+	a.log.Info("signing keys", "dir", a.keys.dir, "kid", signing.kid)
+	// The file of the key that should sign was lost, or the clock is wrong. A
+	// token that the next key signs before its time would be refused by every
+	// verifier that has not fetched the key set lately.
+	if signing.since.After(now) {
+		return fmt.Errorf("no key in %s signs yet: restore private.pem from a backup, or correct the clock",
+			a.keys.dir)
+	}
+	return nil
+}
+
+// makeFirstKey makes a key, unless another server is faster. Users are counted
+// before: another server can have made its admin afterwards.
+func (a *app) makeFirstKey(ctx context.Context) error {
+	users, err := a.store.countUsers(userFilter{everyOrg: true})
 	if err != nil {
 		return err
 	}
-	defer ln.Close()
-	runtime.GOMAXPROCS(2 * cores) // see hasher
-	housekeeping.Go(func() { a.housekeep(background) })
-	address, try := reachedAt(cfg, ln)
-	log.Info("listening", "address", address)
-	log.Info("try this", "command", try+discoveryPath, "log_in", "see README.md")
-	return serve(ctx, ln, newServer(cfg, a.store, a.keys, hasher, a.now, log), log)
+	key, err := a.keys.generate() // before the lock, because it can take seconds
+	if err != nil {
+		return err
+	}
+	return a.store.exclusively(ctx, func() error {
+		created, err := a.keys.createFirst(key)
+		if created {
+			a.log.Info("signing key created")
+		}
+		if created && users > 0 {
+			a.log.Warn("new signing keys were made although the database has users, " +
+				"so all earlier tokens are refused; " +
+				"if auth.data_dir (AUTH_DATA_DIR) is wrong or was not mounted, correct it and start again")
+		}
+		return err
+	})
 }
 
-// reachedAt is how a client on this machine reaches ln: an address for people and the beginning of a curl command.
-func reachedAt(cfg *config, ln net.Listener) (address, curl string) {
-	scheme, insecure := "http://", ""
+// loadCertificate returns the TLS configuration, or nil without a certificate.
+// It is read before the address is bound, so that a wrong one changes nothing.
+// A renewed certificate needs a restart, which takes milliseconds.
+func loadCertificate(cfg *config) (*tls.Config, error) {
+	if cfg.tlsCertFile == "" {
+		return nil, nil
+	}
+	pair, err := tls.LoadX509KeyPair(cfg.tlsCertFile, cfg.tlsKeyFile)
+	if err != nil {
+		return nil, usageErrorf("server.tls_cert_file (SERVER_TLS_CERT_FILE), server.tls_key_file: %w", err)
+	}
+	certificate := &tls.Config{
+		Certificates: []tls.Certificate{pair},
+		MinVersion:   tls.VersionTLS12,
+	}
+	return certificate, nil
+}
+
+// listen opens server.listen. "localhost" means both loopback addresses, as
+// far as this machine has them: another user of it could take one that is left
+// free, and get the passwords of clients that prefer it. On an error those that
+// are open already are returned with it.
+func listen(cfg *config) (listeners []net.Listener, err error) {
+	host, port, _ := net.SplitHostPort(cfg.listen) // checked by loadConfig
+	hosts := []string{host}
+	if strings.EqualFold(host, "localhost") {
+		hosts[0] = "127.0.0.1"
+		addresses, _ := net.InterfaceAddrs() // without them there is no IPv6 to speak of
+		for _, a := range addresses {
+			if a.String() == "::1/128" {
+				hosts = append(hosts, "::1")
+			}
+		}
+	}
+	for _, host := range hosts {
+		ln, err := net.Listen("tcp", net.JoinHostPort(host, port))
+		if err != nil {
+			return listeners, fmt.Errorf("server.listen (SERVER_LISTEN) %s: %w; to choose another port: "+
+				"SERVER_LISTEN=localhost:8200 AUTH_ISSUER=http://localhost:8200", cfg.listen, err)
+		}
+		listeners = append(listeners, ln)
+		_, port, _ = net.SplitHostPort(ln.Addr().String()) // 0 has become a number
+	}
+	return listeners, nil
+}
+
+// closeAll does no harm to listeners that serve has closed already.
+func closeAll(listeners []net.Listener) {
+	for _, ln := range listeners {
+		ln.Close()
+	}
+}
+
+// reach is how a client on this machine reaches the server: an address for
+// people and a curl command for bash and zsh. The host of the issuer is used
+// where it leads here, because clients compare it with the iss of tokens.
+func reach(cfg *config, ln net.Listener) (address, curl string) {
+	host, _, _ := net.SplitHostPort(cfg.listen)
+	_, port, _ := net.SplitHostPort(ln.Addr().String())
+	// Another loopback address is not named localhost: that can be somebody
+	// else's.
+	if onLoopback(host) {
+		host = "localhost"
+	}
+	issuer, _ := url.Parse(cfg.issuer) // checked by loadConfig
+	scheme, curl := "http", "curl "
+	leadsHere := issuer.Port() == port && loopbackHost(issuer.Hostname())
 	if cfg.tlsCertFile != "" {
-		scheme, insecure = "https://", "--cacert "+cfg.tlsCertFile+" "
+		// The certificate is for the issuer's name, wherever that name leads.
+		scheme, leadsHere = "https", true
+		here := "::" + net.JoinHostPort(host, port)
+		curl += fmt.Sprintf("--cacert %s --connect-to %s ", shellQuote(cfg.tlsCertFile), shellQuote(here))
 	}
-	if path, ok := strings.CutPrefix(cfg.listen, "unix:"); ok {
-		return cfg.listen, "curl " + insecure + "--unix-socket " + path + " " + scheme + "localhost"
+	if leadsHere && issuer.Scheme == scheme {
+		host = issuer.Hostname()
 	}
-	address = scheme + ln.Addr().String()
-	return address, "curl " + insecure + address
+	address = scheme + "://" + net.JoinHostPort(host, port)
+	return address, curl + shellQuote(address+discoveryPath)
 }
 
-// serve answers requests from ln until ctx ends, and then waits for those in flight.
-func serve(ctx context.Context, ln net.Listener, h http.Handler, log *slog.Logger) error {
+// onLoopback reports whether a server that listens on this host answers at
+// 127.0.0.1.
+func onLoopback(host string) bool {
+	everywhere := host == "" || net.ParseIP(host).IsUnspecified()
+	return everywhere || strings.EqualFold(host, "localhost")
+}
+
+// shellQuote quotes a text for bash and zsh.
+func shellQuote(v string) string {
+	return "'" + strings.ReplaceAll(v, "'", `'\''`) + "'"
+}
+
+// serve answers requests until ctx ends, and then waits for those in flight.
+// A listener that fails ends the others too: half of localhost would be free
+// for somebody else.
+func serve(
+	ctx context.Context,
+	listeners []net.Listener,
+	certificate *tls.Config,
+	handler http.Handler,
+	log *slog.Logger,
+) error {
 	srv := &http.Server{
-		Handler:                      h,
+		Handler:                      handler,
+		TLSConfig:                    certificate,
 		DisableGeneralOptionsHandler: true, // OPTIONS * gets our 404 like everything that is no route
-		ReadHeaderTimeout:            headerTimeout,
-		ReadTimeout:                  readTimeout,
-		WriteTimeout:                 writeTimeout,
-		IdleTimeout:                  idleTimeout,
-		MaxHeaderBytes:               maxHeaderBytes,
 		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+
+		// A client that is slower or sends more is cut off (Slowloris).
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       60 * time.Second,
+		MaxHeaderBytes:    32<<10 - 4096, // net/http adds 4096
 	}
-	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(ln) }()
+	failed := make(chan error, len(listeners))
+	for _, ln := range listeners {
+		go func() {
+			if certificate != nil {
+				failed <- srv.ServeTLS(ln, "", "")
+			} else {
+				failed <- srv.Serve(ln)
+			}
+		}()
+	}
 	select {
 	case err := <-failed:
-		return err
+		return errors.Join(err, srv.Close())
 	case <-ctx.Done():
 	}
 	log.Info("stopping", "waiting_at_most", drainTimeout.String())
 	drain, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
 	if err := srv.Shutdown(drain); err != nil {
-		return errors.Join(fmt.Errorf("requests were still running: %w", err), srv.Close())
+		err = fmt.Errorf("requests were still running: %w", err)
+		return errors.Join(err, srv.Close())
 	}
 	log.Info("stopped")
 	return nil
 }
 
-// listen opens the configured address, with TLS when a certificate is configured.
-func listen(cfg *config) (net.Listener, error) {
-	network, address := "tcp", cfg.listen
-	if path, ok := strings.CutPrefix(cfg.listen, "unix:"); ok {
-		network, address = "unix", path
-		removeStaleSocket(path)
-	}
-	ln, err := net.Listen(network, address)
-	if err != nil {
-		return nil, fmt.Errorf("server.listen (SERVER_LISTEN) %s: %w", cfg.listen, err)
-	}
-	if network == "unix" { // for a proxy of the same group
-		if err := os.Chmod(address, 0o660); err != nil {
-			return nil, errors.Join(err, ln.Close())
-		}
-	}
-	if cfg.tlsCertFile == "" {
-		return problemListener{ln}, nil
-	}
-	c := &certificate{certFile: cfg.tlsCertFile, keyFile: cfg.tlsKeyFile}
-	if _, err := c.get(nil); err != nil {
-		return nil, errors.Join(fmt.Errorf("server.tls_cert_file (SERVER_TLS_CERT_FILE): %w", err), ln.Close())
-	}
-	return tls.NewListener(ln, &tls.Config{GetCertificate: c.get, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}), nil
-}
+// --- the first admin, and the published default password ---
 
-// removeStaleSocket removes what a killed server left, but not the socket of a running one.
-func removeStaleSocket(path string) {
-	info, err := os.Lstat(path)
-	if err != nil || info.Mode().Type() != fs.ModeSocket {
-		return
-	}
-	if c, err := net.Dial("unix", path); err == nil {
-		c.Close()
-		return
-	}
-	os.Remove(path)
-}
-
-// certificate is a TLS certificate that follows its files.
-type certificate struct {
-	certFile, keyFile string
-	mu                sync.Mutex
-	stamp             [2]time.Time // when the files had last changed as they were loaded
-	loaded            *tls.Certificate
-}
-
-// get returns the current certificate. While new files do not fit together the old ones stay in use.
-func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var stamp [2]time.Time
-	for i, name := range []string{c.certFile, c.keyFile} {
-		if info, err := os.Stat(name); err == nil {
-			stamp[i] = info.ModTime()
-		}
-	}
-	if c.loaded != nil && stamp == c.stamp {
-		return c.loaded, nil
-	}
-	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
-	if err == nil {
-		c.loaded, c.stamp = &pair, stamp
-	} else if c.loaded == nil {
-		return nil, err
-	}
-	return c.loaded, nil
-}
-
-// --- start and housekeeping ---
-
-// logOpening says what was found or made, for the first screen and for later questions.
-func (a *app) logOpening() {
-	signing := a.keys.current().signing()
-	a.log.Info("signing keys", "dir", a.keys.dir, "kid", signing.kid, "created", a.keys.created, "published_keys", len(a.keys.current().keys))
-	if a.keys.groupReadable {
-		a.log.Warn("the group can read the signing keys; unless it must: chmod 600 " + a.keys.path("private.pem"))
-	}
-	file, _ := filepath.Abs(a.cfg.databasePath()) // fails only without a working directory
-	a.log.Info("database", "file", file, "created", a.did.created)
-	if a.did.adopted {
-		a.log.Info("adopted the database of pico-auth", "users", a.did.users, "refresh_tokens", a.did.sessions, "copy", a.did.copy)
-	}
-	for _, email := range a.did.twins {
-		a.log.Warn("another email differs from this one only in case; each logs in with its own spelling", "email", email)
-	}
-}
-
-// ensureAdmin creates the configured admin if nobody has that email, and refuses to go on while a
-// user with the published default password could be reached from elsewhere.
-func (a *app) ensureAdmin(ctx context.Context, h *hasher) error {
-	if err := a.checkAdopted(ctx, h); err != nil {
-		return err
-	}
-	admin, err := a.store.userByLogin(a.cfg.adminEmail)
-	switch {
-	case errors.Is(err, errNotFound) && a.cfg.autoCreateAdmin:
-		err = a.createAdmin(ctx, h)
-	case errors.Is(err, errNotFound):
-		err = nil
-	case err == nil && a.cfg.sources["auth.admin_password"] != "" && a.cfg.adminPassword != defaultAdminPassword:
-		go a.comparePasswords(ctx, h, admin) // bcrypt takes longer than the whole start otherwise
-	}
-	if err != nil {
-		return err
-	}
-	email, err := a.store.defaultPasswordUser()
+// ensureAdmin creates the configured admin if nobody has that email, and
+// refuses to go on while a superadmin with the published default password
+// could be reached from elsewhere.
+func (a *app) ensureAdmin(ctx context.Context) error {
+	_, err := a.store.userByLogin(a.cfg.adminEmail)
 	if errors.Is(err, errNotFound) {
-		return nil
-	} else if err != nil {
+		err = a.createAdmin(ctx)
+	}
+	// On loopback the server starts: there mayLogIn sees to it that the default
+	// password works on this machine only.
+	reason := a.cfg.exposed()
+	if err != nil || reason == "" {
 		return err
 	}
-	if reason := a.cfg.exposed(); reason != "" {
-		return usageError{fmt.Errorf("%s, but %s still has the published default password; on this machine run: "+
-			"pico-auth user passwd %s (AUTH_ADMIN_PASSWORD counts only when the admin is created)", reason, email, email)}
+	weak, err := a.defaultPasswordAdmins(ctx)
+	if err != nil || len(weak) == 0 {
+		return err
 	}
-	a.log.Warn("this user has the published default password `admin`, which works on this machine only; change it with: pico-auth user passwd "+email, "email", email)
-	return nil
+	return usageErrorf("%s, but %s still has the published default password; on this machine run: "+
+		"pico-auth user passwd %[2]s (AUTH_ADMIN_PASSWORD counts only when the admin is created)",
+		reason, weak[0])
 }
 
-// createAdmin makes the first superadmin. Beyond loopback it needs a password that is not published.
-func (a *app) createAdmin(ctx context.Context, h *hasher) error {
-	if reason := a.cfg.exposed(); reason != "" && a.cfg.adminPassword == defaultAdminPassword {
-		return usageError{fmt.Errorf("%s, so the first admin needs a password of its own: set AUTH_ADMIN_PASSWORD (auth.admin_password), or AUTH_ADMIN_PASSWORD_FILE", reason)}
+// createAdmin makes the first superadmin. Beyond loopback it needs a password
+// that is not published. With the published one it is made only while there
+// is no superadmin at all: a default admin that was deleted stays deleted.
+func (a *app) createAdmin(ctx context.Context) error {
+	if !a.cfg.autoCreateAdmin {
+		return nil
+	}
+	if a.cfg.adminPassword == defaultAdminPassword {
+		filter := userFilter{everyOrg: true, role: superadmin}
+		superadmins, err := a.store.countUsers(filter)
+		if err != nil || superadmins > 0 {
+			return err
+		}
+		if reason := a.cfg.exposed(); reason != "" {
+			return usageErrorf("%s, so the first admin needs a password of its own: "+
+				"set AUTH_ADMIN_PASSWORD (auth.admin_password), or AUTH_ADMIN_PASSWORD_FILE", reason)
+		}
 	}
 	if err := checkEmail(a.cfg.adminEmail); err != nil {
-		return usageError{fmt.Errorf("auth.admin_email (AUTH_ADMIN_EMAIL) %w", err)}
+		return usageErrorf("auth.admin_email (AUTH_ADMIN_EMAIL) %w", err)
 	}
-	hash, err := h.hash(ctx, a.cfg.adminPassword)
+	// No hashing thread and no time limit: nobody else is served yet.
+	hash, err := hashPassword(a.cfg.adminPassword, a.cfg.bcryptCost)
 	if err != nil {
 		return err
 	}
-	err = a.store.createUser(ctx, principal{}, user{id: newID(), email: a.cfg.adminEmail, displayName: "Admin", passwordHash: hash,
-		defaultPassword: a.cfg.adminPassword == defaultAdminPassword, role: superadmin, orgID: defaultOrg, status: statusActive, createdAt: a.now().Unix()}, nil)
+	admin := user{
+		id:           newID(),
+		email:        a.cfg.adminEmail,
+		displayName:  "Admin",
+		passwordHash: hash,
+		role:         superadmin,
+		orgID:        defaultOrg,
+		status:       statusActive,
+		createdAt:    a.now().Unix(),
+	}
+	err = a.store.createUser(ctx, principal{}, admin, anyActor)
 	if errors.Is(err, errConflict) {
 		return nil // a second server started at the same time and was faster
 	}
 	if err == nil {
-		source := cmp.Or(a.cfg.sources["auth.admin_password"], "the built-in default")
-		a.log.Info("admin created", "email", a.cfg.adminEmail, "role", superadmin, "password_from", source)
+		source := cmp.Or(a.cfg.source("auth.admin_password"), "the built-in default")
+		a.log.Info("admin created", "email", admin.email, "password_from", source)
 	}
 	return err
 }
 
-// checkAdopted finds out which adopted superadmins still have the default password. Adoption leaves a note
-// that this is to be done, which only its completion removes, whoever adopted and whatever happened since.
-func (a *app) checkAdopted(ctx context.Context, h *hasher) error {
-	if _, err := a.store.setting(settingUnchecked); errors.Is(err, errNotFound) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	const most = 100 // each takes a bcrypt; whoever is beyond can use that password on this machine only
-	admins, err := a.store.listUsers(userFilter{everyOrg: true, role: superadmin, status: statusActive}, 0, most)
+// settingCleanHashes holds the SHA-256 of the password hashes of superadmins
+// that were compared with the default password and differ, so that each costs
+// one bcrypt computation once and not at every start.
+const settingCleanHashes = "not_the_default_password"
+
+// defaultPasswordAdmins returns the emails of the active superadmins who have
+// the published default password. It looks at the first 100: each can take a
+// bcrypt computation, and a login with that password is refused anyway.
+func (a *app) defaultPasswordAdmins(ctx context.Context) (weak []string, err error) {
+	known, err := a.store.setting(settingCleanHashes)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	filter := userFilter{everyOrg: true, role: superadmin, status: statusActive}
+	admins, err := a.store.listUsers(filter, 0, 100)
+	if err != nil {
+		return nil, err
+	}
+	var clean []byte
 	for _, admin := range admins {
-		isDefault, err := h.compare(ctx, admin.passwordHash, defaultAdminPassword)
-		if err == nil && isDefault {
-			err = a.store.markDefaultPassword(ctx, admin)
+		if ctx.Err() != nil { // a stop must not wait for all of them
+			return nil, ctx.Err()
 		}
-		if err != nil {
-			return err
+		sum := sha256.Sum256(admin.passwordHash)
+		isClean := bytes.Contains(known, sum[:])
+		if !isClean && matches(admin.passwordHash, defaultAdminPassword) {
+			weak = append(weak, admin.email)
+		} else {
+			clean = append(clean, sum[:]...)
 		}
 	}
-	return a.store.deleteSetting(ctx, settingUnchecked)
+	if bytes.Equal(clean, known) {
+		return weak, nil
+	}
+	err = a.store.change(ctx, func(t *queries) error {
+		return t.setSetting(settingCleanHashes, clean)
+	})
+	return weak, err
 }
 
-// comparePasswords tells an operator who changed the configured password that this changes nothing.
-func (a *app) comparePasswords(ctx context.Context, h *hasher, admin user) {
-	if same, err := h.compare(ctx, admin.passwordHash, a.cfg.adminPassword); err == nil && !same {
-		a.log.Warn("the configured admin password is not that of the existing admin and is not applied; to set a new one: pico-auth user passwd "+admin.email,
-			"source", a.cfg.sources["auth.admin_password"])
+// warnOfAdmins says what is odd about the superadmins' passwords: the published
+// one, and a configured one that is not in use. It runs beside the server,
+// because each comparison takes longer than the start.
+func (a *app) warnOfAdmins(ctx context.Context) {
+	weak, err := a.defaultPasswordAdmins(ctx)
+	if err != nil && ctx.Err() == nil {
+		a.log.Error("comparing the admins' passwords with the default failed", "err", err)
+	}
+	for _, email := range weak {
+		a.log.Warn("this user has the published default password `admin`, which works on this machine only; "+
+			"change it with: pico-auth user passwd "+email, "email", email)
+	}
+	password := a.cfg.adminPassword
+	if password == "" || password == defaultAdminPassword {
+		return // none is configured
+	}
+	admin, err := a.store.userByLogin(a.cfg.adminEmail)
+	if err == nil && !matches(admin.passwordHash, password) {
+		a.log.Warn("the configured admin password is not that of the existing admin and is not applied; "+
+			"to set a new one: pico-auth user passwd "+admin.email,
+			"source", a.cfg.source("auth.admin_password"))
 	}
 }
 
-// housekeep calls tick until ctx ends. Two seconds is how soon a changed key directory is noticed.
+// --- housekeeping ---
+
+// housekeeper is what housekeeping remembers between two rounds.
+type housekeeper struct {
+	*app
+	signing string               // kid of the key that signs
+	purged  time.Time            // of the last purge
+	horizon time.Time            // as the last purge returned it
+	failed  time.Time            // the last change of keys that failed
+	faults  map[string]time.Time // what fails, and when that was last logged
+}
+
+// newHousekeeper makes a housekeeper whose first round does everything that is
+// due.
+func newHousekeeper(a *app) *housekeeper {
+	return &housekeeper{app: a, faults: map[string]time.Time{}}
+}
+
+// housekeep runs a round every two seconds until ctx ends: so soon are changed
+// key files noticed.
 func (a *app) housekeep(ctx context.Context) {
-	ticker := time.NewTicker(2 * time.Second)
-	defer ticker.Stop()
-	for {
-		a.tick(ctx)
+	h := newHousekeeper(a)
+	tick := time.Tick(2 * time.Second)
+	for ctx.Err() == nil {
+		h.round(ctx)
 		select {
 		case <-ctx.Done():
-			return
-		case <-ticker.C:
+		case <-tick:
 		}
 	}
 }
 
-// tick follows the key directory, lets keys change when they are due, and purges once an hour.
-func (a *app) tick(ctx context.Context) {
-	if changed, err := a.keys.reload(); err != nil {
-		a.log.Error("the signing keys cannot be read; those in memory stay in use", "err", err)
-	} else if changed {
-		a.log.Info("key.reloaded", "kid", a.keys.current().signing().kid, "published", len(a.keys.current().keys))
+// round follows the key directory, purges once an hour, and changes keys when
+// they are due. Retired keys go by the horizon of the purge, so that a clock
+// which jumps ahead for a while drops none.
+func (h *housekeeper) round(ctx context.Context) {
+	changed, err := h.keys.reload()
+	h.report("reading the signing keys (those in memory stay in use)", err)
+	now := h.now()
+	signing := h.keys.current().signing(now).kid
+	if changed {
+		h.log.Info("key.reloaded", "kid", signing)
 	}
-	now := a.now()
-	plan := a.keyPlan()
-	if now.Sub(a.purged).Abs() >= purgeStep {
-		horizon, removed, err := a.store.purge(ctx, now, time.Duration(a.cfg.throttle.knownAddressDays)*24*time.Hour)
-		if err != nil {
-			a.log.Error("purging expired rows failed", "err", err)
-			return
-		}
-		a.purged, plan.horizon = now, horizon
-		if removed > 0 {
-			a.log.Info("purged expired rows", "rows", removed)
-		}
+	if h.signing != "" && h.signing != signing {
+		h.log.Info("key.rotated", "kid", signing)
 	}
-	if len(a.keys.due(now, plan)) == 0 {
-		return
+	h.signing = signing
+	h.report("purging expired sessions", h.purge(ctx))
+	if now.Sub(h.failed).Abs() < time.Minute {
+		return // each try can make a key, which is dear
 	}
-	err := a.store.exclusively(ctx, func() error { return a.changeKeys(now, plan) })
+	plan := h.keyPlan()
+	plan.horizon = h.horizon
+	err = h.changeKeys(ctx, func(now time.Time) keyChanges {
+		return h.keys.due(now, plan)
+	})
+	h.report("changing the signing keys", err)
 	if err != nil {
-		a.log.Error("changing the signing keys failed", "err", err)
+		h.failed = now
 	}
 }
 
-// changeKeys carries out what is due now, after another look: it holds the lock, others may have been faster.
-func (a *app) changeKeys(now time.Time, plan keyPlan) error {
-	if _, err := a.keys.reload(); err != nil {
-		return err
+// report logs a lasting fault when it begins and when it ends, and once an
+// hour between.
+func (h *housekeeper) report(what string, err error) {
+	now := h.now()
+	last, failing := h.faults[what]
+	switch {
+	case err == nil && failing:
+		delete(h.faults, what)
+		h.log.Info(what + " works again")
+	case err != nil && now.Sub(last).Abs() >= time.Hour:
+		h.faults[what] = now
+		h.log.Error(what+" failed", "err", err)
 	}
-	for _, step := range a.keys.due(now, plan) {
-		if err := step.do(); err != nil {
-			return fmt.Errorf("%s: %w", step.event, err)
-		}
-		a.log.Info(step.event, "signing", a.keys.current().signing().kid)
-	}
-	return nil
 }
 
-// keyPlan is what the configuration says about changing keys; tick adds the horizon.
-func (a *app) keyPlan() keyPlan {
-	return keyPlan{every: a.cfg.keyRotation(), validFor: a.cfg.accessTTL() + clockSkew}
-}
-
-// maxSetBack is how far back the clock may be set without time going back in the server.
-const maxSetBack = 2 * time.Hour
-
-// steadyClock returns a clock that stands still while the given one catches up after it was set
-// back, so that nothing that had expired lives again. A step of more than two hours means that the clock
-// was wrong before; then its new time is followed.
-func steadyClock(now func() time.Time) func() time.Time {
-	var mu sync.Mutex
-	var latest time.Time
-	return func() time.Time {
-		mu.Lock()
-		defer mu.Unlock()
-		t := now()
-		// Round(0) drops the monotonic reading, which does not see the clock being set.
-		if behind := latest.Round(0).Sub(t.Round(0)); behind <= 0 || behind > maxSetBack {
-			latest = t
-		}
-		return latest
+// purge removes expired sessions once an hour; after a failure it tries again
+// in the next round.
+func (h *housekeeper) purge(ctx context.Context) error {
+	now := h.now()
+	if now.Sub(h.purged).Abs() < purgeStep {
+		return nil
 	}
+	horizon, removed, err := h.store.purge(ctx, now)
+	if err == nil {
+		h.purged, h.horizon = now, horizon
+	}
+	if removed > 0 {
+		h.log.Info("purged expired sessions", "rows", removed)
+	}
+	return err
 }
 
 // --- healthcheck ---
 
-// runHealthcheck asks the running server whether it can store, for containers and monitors.
-func runHealthcheck(ctx context.Context, p process, cfg *config, args []string) error {
-	if len(args) > 0 {
-		return usageError{errors.New("healthcheck takes no arguments")}
+// runHealthcheck asks the running server whether it can store, for containers
+// and monitors. It needs no name resolution. The certificate is not verified:
+// nothing is sent that somebody else could read.
+func runHealthcheck(_ context.Context, p process, cfg *config, _ commandLine) error {
+	host, port, _ := net.SplitHostPort(cfg.listen)
+	if onLoopback(host) {
+		host = "127.0.0.1"
 	}
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		if path, ok := strings.CutPrefix(cfg.listen, "unix:"); ok {
-			return new(net.Dialer).DialContext(ctx, "unix", path)
-		}
-		host, port, _ := net.SplitHostPort(cfg.listen)
-		if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
-			host = "localhost"
-		}
-		return new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort(host, port))
-	}}
-	url := "http://localhost/healthz"
+	scheme := "http"
 	if cfg.tlsCertFile != "" {
-		url = "https://localhost/healthz"
-		trust, err := trustOnly(cfg.tlsCertFile)
-		if err != nil {
-			return err
-		}
-		transport.TLSClientConfig = trust
+		scheme = "https"
 	}
-	client := &http.Client{Transport: transport, Timeout: 5 * time.Second}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
+	client := &http.Client{
+		Timeout: 5 * time.Second,
+		Transport: &http.Transport{
+			TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+		},
 	}
-	res, err := client.Do(req)
+	address := scheme + "://" + net.JoinHostPort(host, port) + healthPath
+	res, err := client.Get(address)
 	if err != nil {
-		return fmt.Errorf("no answer from %s: %w", cfg.listen, err)
+		return fmt.Errorf("no answer: %w", err)
 	}
 	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answers %s", cfg.listen, res.Status)
+	if res.StatusCode != 200 {
+		return fmt.Errorf("%s answers %s", address, res.Status)
 	}
 	fmt.Fprintln(p.stdout, "ok")
 	return nil
-}
-
-// trustOnly accepts exactly the certificate in a file, whatever name it is for.
-func trustOnly(certFile string) (*tls.Config, error) {
-	data, err := os.ReadFile(certFile)
-	if err != nil {
-		return nil, err
-	}
-	block, _ := pem.Decode(data)
-	if block == nil {
-		return nil, fmt.Errorf("%s is not PEM", certFile)
-	}
-	return &tls.Config{
-		MinVersion:         tls.VersionTLS12,
-		InsecureSkipVerify: true, // replaced by the comparison below, which is stricter
-		VerifyConnection: func(cs tls.ConnectionState) error {
-			if slices.ContainsFunc(cs.PeerCertificates[:1], func(c *x509.Certificate) bool { return slices.Equal(c.Raw, block.Bytes) }) {
-				return nil
-			}
-			return errors.New("the server shows another certificate than " + certFile)
-		},
-	}, nil
 }

@@ -1,12 +1,15 @@
 package main
 
-// This file is the operator's rescue: users and signing keys from the shell, on the same database and key
-// directory as the server, also while it runs. Whoever can read these files is trusted like a superadmin; the
-// rule that the last one stays holds here too. Passwords never come from arguments, which every
-// user of the machine can see.
+// This file is the operator's shell: users and signing keys on the same
+// database and key directory as the server, also while it runs. Whoever can
+// read these files is trusted like a superadmin; every rule about users holds
+// here too, because the commands call the functions of admin.go. Passwords
+// never come from arguments, which every user of the machine can see. What
+// all commands share stands first: process, command line, errors, open files.
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -14,148 +17,321 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
+	"log/slog"
 	"strings"
-	"text/tabwriter"
 	"time"
-
-	"golang.org/x/crypto/bcrypt"
 )
 
-const userUsage = `usage:
-  pico-auth user add EMAIL [--role ROLE] [--org ORG] [--name NAME] [--password-file FILE | --generate]
-  pico-auth user list [--json]
-  pico-auth user show EMAIL [--json]
-  pico-auth user passwd EMAIL [--password-file FILE | --generate]
-  pico-auth user role EMAIL superadmin|org_admin|operator|viewer
-  pico-auth user status EMAIL active|suspended
-  pico-auth user delete EMAIL
-
-Without --password-file and --generate the password is the first line of standard input.
---json prints the user for scripts, with every one of these`
-
-const keyUsage = `usage:
-  pico-auth key list [--json]
-  pico-auth key rotate          publish the next key now; it signs in 24 hours
-  pico-auth key rotate --now    sign with a new key at once (emergency)
-  pico-auth key drop KID        accept no token of this key any more`
-
-// shellFlags are the options of all user and key commands.
-type shellFlags struct {
-	role, org, name, passwordFile string
-	generate, json, atOnce        bool
+// process is what the operating system gives a program; tests give their own.
+type process struct {
+	args           []string
+	environ        []string
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	now            func() time.Time
 }
 
-// parseShell takes options before, between and after the other words.
-func parseShell(p process, args []string, usage string) (words []string, o shellFlags, err error) {
+// commandLine is what the arguments say.
+type commandLine struct {
+	name   string   // of the command, such as "serve" or "user add"
+	words  []string // after the name
+	usage  string   // of shellUsage, if the command is there
+	config string   // path of the file, if one is named
+	shellOptions
+}
+
+// shellOptions are the options of all user and key commands: what a new user
+// gets, whether its password is made here, whether the output is JSON, and
+// whether a new key signs at once.
+type shellOptions struct {
+	role, org, displayName string
+	generate, json, atOnce bool
+}
+
+// absentOptions are the options when none is given.
+var absentOptions = shellOptions{role: viewer, org: defaultOrg}
+
+// command is what a name of the command line stands for.
+type command struct {
+	words int // that follow the name
+	run   func(ctx context.Context, p process, cfg *config, line commandLine) error
+}
+
+// parseCommandLine takes options before, between and after the words; after
+// "--" nothing is an option. On an error (flag.ErrHelp among them) name and
+// usage are set as far as the words are known, so that the right explanation
+// can be shown.
+func parseCommandLine(args []string) (line commandLine, err error) {
+	line = commandLine{name: "serve", shellOptions: absentOptions}
 	f := flag.NewFlagSet("", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
-	f.StringVar(&o.role, "role", viewer, "")
-	f.StringVar(&o.org, "org", defaultOrg, "")
-	f.StringVar(&o.name, "name", "", "")
-	f.StringVar(&o.passwordFile, "password-file", "", "")
-	f.BoolVar(&o.generate, "generate", false, "")
-	f.BoolVar(&o.json, "json", false, "")
-	f.BoolVar(&o.atOnce, "now", false, "")
-	for len(args) > 0 {
-		if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
-			fmt.Fprintln(p.stdout, usage)
-			return nil, o, err
-		} else if err != nil {
-			return nil, o, usageError{fmt.Errorf("%w\n%s", err, usage)}
-		}
+	f.StringVar(&line.config, "config", "", "")
+	f.StringVar(&line.role, "role", line.role, "")
+	f.StringVar(&line.org, "org", line.org, "")
+	f.StringVar(&line.displayName, "name", "", "")
+	f.BoolVar(&line.generate, "generate", false, "")
+	f.BoolVar(&line.json, "json", false, "")
+	f.BoolVar(&line.atOnce, "now", false, "")
+	var words []string
+	for err == nil && len(args) > 0 {
+		err = f.Parse(args)
 		if args = f.Args(); len(args) > 0 {
-			words, args = append(words, args[0]), args[1:]
+			words = append(words, args[0])
+			args = args[1:]
 		}
 	}
-	if len(words) == 0 {
-		err = usageError{errors.New(usage)}
+	if len(words) > 0 {
+		line.name, words = words[0], words[1:]
 	}
-	return words, o, err
+	line.usage = shellUsage[line.name]
+	if line.usage != "" && len(words) > 0 {
+		line.name += " " + words[0]
+		words = words[1:]
+	}
+	line.words = words
+	return line, err
+}
+
+// usageError is a wrong command line or configuration: exit status 2. All
+// other errors are 1.
+type usageError struct{ error }
+
+func usageErrorf(format string, args ...any) error {
+	return usageError{fmt.Errorf(format, args...)}
+}
+
+// newLogger writes to standard error in the configured form. slog quotes line
+// breaks in values, so no input can forge a line.
+func newLogger(cfg *config, w io.Writer) *slog.Logger {
+	var level slog.Level
+	level.UnmarshalText([]byte(cfg.logLevel)) // checked by loadConfig
+	options := &slog.HandlerOptions{Level: level}
+	if cfg.logFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// --- the open files ---
+
+// app is the open files of one process, and what works on them, in the server
+// and in the shell. now is the injected clock.
+type app struct {
+	cfg   *config
+	log   *slog.Logger
+	now   func() time.Time
+	keys  *keyring
+	store *store
+}
+
+// openApp reads the keys and then opens the database; its caller closes the
+// store. o says what may be made there.
+func openApp(cfg *config, now func() time.Time, log *slog.Logger, o openOptions) (*app, error) {
+	dir, err := cfg.dataPath()
+	if err != nil {
+		return nil, usageError{err}
+	}
+	a := &app{cfg: cfg, log: log, now: now}
+	if a.keys, err = openKeyring(dir, cfg.keyBits); err != nil {
+		return nil, err
+	}
+	for _, note := range a.keys.notes {
+		log.Warn(note)
+	}
+	o.now = now()
+	o.log = log
+	o.echo = cfg.databaseEcho
+	o.keyDir = dir
+	a.store, err = openStore(cfg.databasePath(), o)
+	return a, err
+}
+
+// settingFirstKey is since when private.pem signs, in unix seconds. The time
+// of the file will not do: copying or restoring it would start its age anew.
+const settingFirstKey = "first_key_since"
+
+// dateFirstKey tells the keyring since when private.pem signs, if it is there.
+// The first process that sees the file decides it for good. isNew says that the
+// file was made since this process began: a time that is stored already is that
+// of a key that was lost.
+func (a *app) dateFirstKey(ctx context.Context, isNew bool) error {
+	written, exists := a.keys.firstKeyTime()
+	if !exists {
+		return nil
+	}
+	value, err := a.store.setting(settingFirstKey)
+	if err == nil && (value == nil || isNew) {
+		value = fmt.Append(nil, min(written.Unix(), a.now().Unix()))
+		err = a.store.change(ctx, func(t *queries) error {
+			return t.setSetting(settingFirstKey, value)
+		})
+	}
+	if err != nil {
+		return err
+	}
+	var since int64
+	fmt.Sscan(string(value), &since)
+	a.keys.setFirstSince(time.Unix(since, 0))
+	return nil
+}
+
+// keyPlan is what the configuration says about changing keys. When the clock is
+// set back, by clockSkew at most, a token lives that much longer.
+func (a *app) keyPlan() keyPlan {
+	return keyPlan{every: a.cfg.keyRotation, validFor: a.cfg.accessTTL + clockSkew}
+}
+
+// changeKeys publishes and drops what decide says, while no other process can
+// change keys. A new key is made before that, because it can take seconds, and
+// decide is asked again, because another process may have been faster. A
+// running server notices the new files within two seconds.
+func (a *app) changeKeys(ctx context.Context, decide func(now time.Time) keyChanges) error {
+	wanted := decide(a.now())
+	var key newKey
+	if !wanted.publishAt.IsZero() {
+		var err error
+		if key, err = a.keys.generate(); err != nil {
+			return err
+		}
+	} else if len(wanted.drop) == 0 {
+		return nil
+	}
+	return a.store.exclusively(ctx, func() error {
+		if _, err := a.keys.reload(); err != nil {
+			return err
+		}
+		now := a.now()
+		changes := decide(now)
+		if key != nil && !changes.publishAt.IsZero() {
+			if err := a.keys.publish(key, changes.publishAt); err != nil {
+				return err
+			}
+			a.log.Info("key.published", "signs_from", rfc3339(changes.publishAt.Unix()))
+		}
+		for _, kid := range changes.drop {
+			if err := a.keys.drop(kid, now); err != nil {
+				return err
+			}
+			a.log.Info("key.dropped", "kid", kid)
+		}
+		return nil
+	})
+}
+
+// --- a command at work ---
+
+// shellUsage explains the commands by the first word of their names.
+var shellUsage = map[string]string{
+	"user": `usage:
+  pico-auth user add EMAIL [--role ROLE] [--org ORG] [--name NAME] [--generate]
+  pico-auth user list [--json]
+  pico-auth user show EMAIL [--json]
+  pico-auth user passwd EMAIL [--generate]
+  pico-auth user role EMAIL superadmin|org_admin|operator|viewer
+  pico-auth user status EMAIL active|suspended
+  pico-auth user org EMAIL ORG
+  pico-auth user delete EMAIL
+
+--generate makes a password and prints it. Without it the new password is the
+first line of standard input. --json prints users as JSON, one a line; every
+command above takes it.`,
+
+	"key": `usage:
+  pico-auth key list [--json]
+  pico-auth key rotate          publish the next key now; it signs in 24 hours
+  pico-auth key rotate --now    sign with a new key in 5 seconds (emergency)
+  pico-auth key drop -- KID     accept no token of this key any more`,
 }
 
 // shell is one command at work.
 type shell struct {
 	*app
 	process
-	shellFlags
-	ctx       context.Context
-	generated string // a new password, to be shown once
+	commandLine
+	caller                  // the operator, who may do everything
+	srv       *server       // lends the functions of admin.go; it serves nothing
+	out       *bufio.Writer // standard output; an error of it shows at the end
+	generated string        // a new password, to be shown once
 }
 
-// openShell opens keys and database for a command. Its events go to standard error, as the server's do.
-func openShell(ctx context.Context, p process, cfg *config, o shellFlags) (*shell, error) {
-	if _, err := os.Stat(cfg.databasePath()); err != nil {
-		return nil, fmt.Errorf("no database yet (%w): database.url (DATABASE_URL) may be relative to the server's working directory; "+
-			"run this there, make it absolute, or start the server once", err)
-	}
-	a, err := openApp(cfg, p.now, newLogger(cfg, p.stderr))
-	if err != nil {
-		return nil, err
-	}
-	return &shell{app: a, process: p, shellFlags: o, ctx: ctx}, nil
-}
-
-// runUser dispatches `user …`.
-func runUser(ctx context.Context, p process, cfg *config, args []string) error {
-	words, o, err := parseShell(p, args, userUsage)
-	if err != nil {
+// inShell makes a command of a function. Keys and database must exist: only
+// the server makes or adopts them. Events go to standard error, under the name
+// "shell".
+func inShell(words int, do func(*shell) error) command {
+	run := func(ctx context.Context, p process, cfg *config, line commandLine) error {
+		log := newLogger(cfg, p.stderr)
+		a, err := openApp(cfg, p.now, log, openOptions{mustExist: true})
+		if err != nil {
+			return err
+		}
+		defer a.store.close()
+		if a.keys.empty() {
+			return fmt.Errorf("%s holds no keys yet; start the server once", a.keys.dir)
+		}
+		if err := a.dateFirstKey(ctx, false); err != nil {
+			return err
+		}
+		a.log = log.With("actor", "shell") // events of users name it themselves
+		srv := newServer(cfg, a.store, a.keys, newHasher(ctx, cfg.bcryptCost, 1), p.now, log)
+		operator := caller{
+			ctx:    ctx,
+			by:     principal{user: user{id: "shell", role: superadmin}},
+			need:   permOrgEdit,
+			client: "shell",
+			event:  srv.event,
+		}
+		sh := &shell{
+			app:         a,
+			process:     p,
+			commandLine: line,
+			caller:      operator,
+			srv:         srv,
+			out:         bufio.NewWriter(p.stdout),
+		}
+		err = cmp.Or(do(sh), sh.out.Flush())
+		// What is meant for HTTP clients becomes a text and an exit status.
+		if e, ok := errors.AsType[*apiError](err); ok {
+			if err = errors.New(e.detail); e.status == 422 {
+				err = usageError{err}
+			}
+		}
 		return err
 	}
-	commands := map[string]struct {
-		words int
-		do    func(*shell, []string) error
-	}{
-		"add": {2, (*shell).userAdd}, "list": {1, (*shell).userList}, "show": {2, (*shell).userShow}, "passwd": {2, (*shell).userPasswd},
-		"role": {3, (*shell).userRole}, "status": {3, (*shell).userStatus}, "delete": {2, (*shell).userDelete},
-	}
-	command, known := commands[words[0]]
-	if !known {
-		return usageError{fmt.Errorf("unknown command: user %s\n%s", words[0], userUsage)}
-	}
-	if len(words) != command.words {
-		return usageError{errors.New(userUsage)}
-	}
-	sh, err := openShell(ctx, p, cfg, o)
-	if err != nil {
-		return err
-	}
-	defer sh.store.close()
-	return command.do(sh, words[1:])
+	return command{words, run}
 }
 
-// userAdd applies the rules of registration, except that any role and organisation may be given.
-func (sh *shell) userAdd(words []string) error {
-	u := user{id: newID(), email: words[0], displayName: sh.name, role: sh.role, orgID: sh.org, status: statusActive, createdAt: sh.app.now().Unix()}
+// --- users ---
+
+// anyActor is the rule of users who are made here and at the start.
+func anyActor(*queries, user) error {
+	return nil
+}
+
+// shellUserAdd follows the rules of registration, except that any role and
+// organisation may be given.
+func shellUserAdd(sh *shell) error {
+	u := user{email: sh.words[0], displayName: sh.displayName, role: sh.role, orgID: sh.org}
+	if err := checkRole(u.role); err != nil {
+		return err
+	}
 	password, err := sh.newPassword()
 	if err != nil {
 		return err
 	}
-	if !knownRole(u.role) {
-		return usageError{fmt.Errorf("invalid role %q", u.role)}
-	}
 	if field, err := checkNewUser(u, password, sh.cfg.passwordMinLength); err != nil {
-		return usageError{fmt.Errorf("%s %w", field, err)}
+		return usageErrorf("%s %w", field, err)
 	}
-	if u.passwordHash, err = bcrypt.GenerateFromPassword([]byte(password), sh.cfg.bcryptCost); err != nil {
-		return err
+	u, err = sh.srv.addUser(sh.caller, u, password, anyActor)
+	if err == nil {
+		sh.printUser(u)
 	}
-	u.defaultPassword = password == defaultAdminPassword
-	if err := sh.store.createUser(sh.ctx, principal{}, u, nil); errors.Is(err, errConflict) {
-		return fmt.Errorf("user already exists: %s", u.email)
-	} else if err != nil {
-		return err
-	}
-	sh.log.Info("user.created", "user", u.id, "role", u.role, "org", u.orgID, "actor", "shell")
-	return sh.printUser(u)
+	return err
 }
 
-// userList prints page by page, so that its memory does not grow with the users.
-func (sh *shell) userList([]string) error {
-	table := tabwriter.NewWriter(sh.stdout, 0, 0, 2, ' ', 0)
-	if !sh.json {
-		fmt.Fprintln(table, "EMAIL\tROLE\tORG\tSTATUS\tID")
-	}
+// shellUserList prints page by page, so its memory does not grow with the
+// users.
+func shellUserList(sh *shell) error {
+	sh.printHeader()
 	for after := int64(0); ; {
 		page, err := sh.store.listUsers(userFilter{everyOrg: true}, after, pageRows)
 		if err != nil {
@@ -163,232 +339,171 @@ func (sh *shell) userList([]string) error {
 		}
 		for _, u := range page {
 			after = u.seq
-			if sh.json {
-				if err := sh.printUser(u); err != nil {
-					return err
-				}
-				continue
-			}
-			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", cleanText(u.email), cleanText(u.role), cleanText(u.orgID), u.status, u.id)
+			sh.printRow(u)
 		}
 		if len(page) < pageRows {
-			return table.Flush()
+			return nil
 		}
 	}
 }
 
-func (sh *shell) userShow(words []string) error {
-	u, err := sh.find(words[0])
-	if err != nil {
+// onUser makes a command whose first word is the email of a user. It finds the
+// user as a login does, runs do with it as the target, and prints what do
+// returns.
+func onUser(words int, do func(*shell) (user, error)) command {
+	return inShell(words, func(sh *shell) error {
+		u, err := sh.store.userByLogin(sh.words[0])
+		if errors.Is(err, errNotFound) {
+			return fmt.Errorf("no user has the email %s; see: pico-auth user list", sh.words[0])
+		}
+		if err == nil {
+			sh.target = u.id
+			u, err = do(sh)
+		}
+		if err == nil {
+			sh.printUser(u)
+		}
 		return err
-	}
-	return sh.printUser(u)
+	})
 }
 
-// userPasswd is the way back for an operator who lost the admin password.
-func (sh *shell) userPasswd(words []string) error {
-	u, err := sh.find(words[0])
-	if err != nil {
-		return err
-	}
+// shellUserShow changes nothing.
+func shellUserShow(sh *shell) (user, error) {
+	return sh.store.userByID(sh.target)
+}
+
+// shellUserDelete returns the user that there was.
+func shellUserDelete(sh *shell) (user, error) {
+	return sh.srv.deleteUser(sh.caller)
+}
+
+// shellUserPasswd is the way back for an operator who lost the admin password.
+func shellUserPasswd(sh *shell) (user, error) {
 	password, err := sh.newPassword()
 	if err != nil {
-		return err
+		return user{}, err
 	}
 	if err := checkNewPassword(password, sh.cfg.passwordMinLength); err != nil {
-		return usageError{fmt.Errorf("the password %w", err)}
+		return user{}, usageErrorf("the password %w", err)
 	}
-	hash, err := bcrypt.GenerateFromPassword([]byte(password), sh.cfg.bcryptCost)
-	if err != nil {
-		return err
-	}
-	return sh.edit(u, "password.reset", edit{endSessions: true}, func(target *user) {
-		target.passwordHash, target.defaultPassword = hash, password == defaultAdminPassword
-	})
+	return sh.srv.resetPassword(sh.caller, password)
 }
 
-func (sh *shell) userRole(words []string) error {
-	if !knownRole(words[1]) {
-		return usageError{fmt.Errorf("invalid role %q\n%s", words[1], userUsage)}
-	}
-	u, err := sh.find(words[0])
-	if err != nil {
-		return err
-	}
-	return sh.edit(u, "user.role_changed", edit{}, func(target *user) { target.role = words[1] })
+// shellUserSet sets the attribute that the command is named after.
+func shellUserSet(sh *shell) (user, error) {
+	attribute := userAttributes[strings.TrimPrefix(sh.name, "user ")]
+	return sh.srv.setAttribute(sh.caller, attribute, sh.words[1])
 }
 
-func (sh *shell) userStatus(words []string) error {
-	if words[1] != statusActive && words[1] != statusSuspended {
-		return usageError{fmt.Errorf("invalid status %q\n%s", words[1], userUsage)}
-	}
-	u, err := sh.find(words[0])
-	if err != nil {
-		return err
-	}
-	return sh.edit(u, "user.status_changed", edit{endSessions: words[1] == statusSuspended}, func(target *user) { target.status = words[1] })
-}
-
-func (sh *shell) userDelete(words []string) error {
-	u, err := sh.find(words[0])
-	if err != nil {
-		return err
-	}
-	return sh.edit(u, "user.deleted", edit{remove: true}, func(*user) {})
-}
-
-// edit changes a user, logs the event and prints the user.
-func (sh *shell) edit(u user, event string, do edit, change func(*user)) error {
-	_, after, err := sh.store.editUser(sh.ctx, principal{}, u.id, func(_ user, target *user) (edit, error) {
-		change(target)
-		return do, nil
-	})
-	if err != nil {
-		return fmt.Errorf("%s: %w", u.email, err)
-	}
-	sh.log.Info(event, "user", after.id, "role", after.role, "status", after.status, "actor", "shell")
-	return sh.printUser(after)
-}
-
-// find looks a user up as a login does.
-func (sh *shell) find(email string) (user, error) {
-	u, err := sh.store.userByLogin(email)
-	if errors.Is(err, errNotFound) {
-		return u, fmt.Errorf("no user has the email %s; see: pico-auth user list", email)
-	}
-	return u, err
-}
-
-// newPassword makes one, which printUser shows once it is set, or reads one line from a file or standard input.
+// newPassword makes a password, which printUser shows once it is set, or reads
+// the first line of standard input. A line has at most 4096 bytes, so that a
+// wrong file does not fill the memory; checkNewPassword refuses it anyway.
 func (sh *shell) newPassword() (string, error) {
 	if sh.generate {
 		sh.generated = rand.Text() // 130 bits
 		return sh.generated, nil
 	}
-	in := sh.stdin
-	if sh.passwordFile != "" {
-		f, err := os.Open(sh.passwordFile)
-		if err != nil {
-			return "", err
-		}
-		defer f.Close()
-		in = f
-	} else {
-		fmt.Fprintln(sh.stderr, "reading the new password from standard input, one line; it is shown as you type")
-	}
-	line, err := bufio.NewReader(io.LimitReader(in, 4096)).ReadString('\n')
+	fmt.Fprintln(sh.stderr, "reading the new password from standard input, one line; it is shown as you type")
+	line, err := bufio.NewReader(io.LimitReader(sh.stdin, 4096)).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return "", err
 	}
 	return strings.TrimRight(line, "\r\n"), nil
 }
 
-func (sh *shell) printUser(u user) error {
-	p := newFullProfile(u)
+// printUser prints one user, and the password that was made for it.
+func (sh *shell) printUser(u user) {
+	if sh.generated != "" && !sh.json {
+		fmt.Fprintf(sh.out, "generated password: %s\n", sh.generated)
+	}
+	sh.printHeader()
+	sh.printRow(u)
+}
+
+// userRow is one line of a list; a longer value moves the rest of its line.
+const userRow = "%-32s  %-10s  %-12s  %-9s  %-20s  %s\n"
+
+// printHeader names the columns, of which JSON has none.
+func (sh *shell) printHeader() {
+	if !sh.json {
+		fmt.Fprintf(sh.out, userRow, "EMAIL", "ROLE", "ORG", "STATUS", "LAST LOGIN", "ID")
+	}
+}
+
+// printRow prints a user. An adopted one can hold escape sequences, which a
+// terminal must not get.
+func (sh *shell) printRow(u user) {
 	if sh.json {
-		return json.NewEncoder(sh.stdout).Encode(struct {
+		json.NewEncoder(sh.out).Encode(struct {
 			fullProfile
 			Password string `json:"password,omitempty"`
-		}{p, sh.generated})
-	}
-	if sh.generated != "" {
-		fmt.Fprintf(sh.stdout, "generated password: %s\n", sh.generated)
+		}{newFullProfile(u), sh.generated})
+		return
 	}
 	last := "never"
-	if p.LastLoginAt != nil {
-		last = *p.LastLoginAt
+	if u.lastLoginAt != 0 {
+		last = rfc3339(u.lastLoginAt)
 	}
-	_, err := fmt.Fprintf(sh.stdout, "email:      %s\nid:         %s\nname:       %s\nrole:       %s\norg:        %s\nstatus:     %s\ncreated:    %s\nlast login: %s\n",
-		cleanText(p.Email), p.ID, cleanText(p.DisplayName), cleanText(p.Role), cleanText(p.OrgID), p.Status, p.CreatedAt, last)
-	return err
+	fmt.Fprintf(sh.out, userRow,
+		cleanText(u.email),
+		cleanText(u.role),
+		cleanText(u.orgID),
+		cleanText(u.status),
+		last,
+		cleanText(u.id))
 }
 
-// runKey dispatches `key …`. Changes happen under the database's write lock, so a running server and a
-// second shell wait for each other; the server notices the new files within two seconds.
-func runKey(ctx context.Context, p process, cfg *config, args []string) error {
-	words, o, err := parseShell(p, args, keyUsage)
+// --- keys ---
+
+// shellKeyRotate publishes the next key unless there is one, or in an emergency
+// one that signs almost at once: verifiers that cached the key set then refuse
+// new tokens until they fetch it again. The few seconds let every server read
+// the file first. Earlier next keys go: they have been on disk for a while, and
+// after a leak only a key that is made now is known to nobody.
+func shellKeyRotate(sh *shell) error {
+	err := sh.changeKeys(sh.ctx, func(now time.Time) (changes keyChanges) {
+		_, planned := sh.keys.current().next(now)
+		if planned && !sh.atOnce {
+			fmt.Fprintln(sh.stderr, "the next key is published already; --now makes a new one sign at once")
+			return changes
+		}
+		changes.publishAt = now.Add(publishLead)
+		if sh.atOnce {
+			changes.publishAt = now.Add(takeoverDelay)
+		}
+		for _, k := range sh.keys.current().list(now, 0) {
+			if k.state == "next" {
+				changes.drop = append(changes.drop, k.kid)
+			}
+		}
+		return changes
+	})
 	if err != nil {
 		return err
 	}
-	command := words[0]
-	if arguments, known := map[string]int{"list": 0, "rotate": 0, "drop": 1}[command]; !known || len(words) != 1+arguments {
-		return usageError{fmt.Errorf("not a command: key %s\n%s", strings.Join(words, " "), keyUsage)}
-	}
-	sh, err := openShell(ctx, p, cfg, o)
-	if err != nil {
-		return err
-	}
-	defer sh.store.close()
-	if command != "list" {
-		err := sh.store.exclusively(ctx, func() error {
-			if _, err := sh.keys.reload(); err != nil {
-				return err
-			}
-			if command == "drop" {
-				return sh.keyDrop(words[1])
-			}
-			return sh.keyRotate()
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return sh.keyList()
+	return shellKeyList(sh)
 }
 
-// keyRotate publishes the next key, or in an emergency signs with a new one at once: verifiers that cached the
-// key set will then refuse new tokens until they fetch it again.
-func (sh *shell) keyRotate() error {
-	now := sh.app.now()
-	next, exists := sh.keys.next()
-	switch {
-	case !sh.atOnce && exists:
-		fmt.Fprintf(sh.stderr, "the next key is published already and signs from %s; --now makes it sign at once\n", next.at.UTC().Format(time.RFC3339))
-		return nil
-	case !sh.atOnce:
-		if err := sh.keys.publishNext(now.Add(publishLead)); err != nil {
-			return err
-		}
-		sh.log.Info("key.published", "actor", "shell")
-		return nil
-	case exists: // it has been on disk for a while; after a leak only a key made now is known to nobody
-		if err := sh.keys.drop(next.kid); err != nil {
-			return err
-		}
-	}
-	if err := sh.keys.publishNext(now); err != nil {
+// shellKeyDrop removes a key that does not sign; keyring.drop refuses others.
+func shellKeyDrop(sh *shell) error {
+	named := func(time.Time) keyChanges { return keyChanges{drop: sh.words} }
+	if err := sh.changeKeys(sh.ctx, named); err != nil {
 		return err
 	}
-	if err := sh.keys.promote(now, now.Add(sh.keyPlan().validFor)); err != nil {
-		return err
-	}
-	sh.log.Info("key.rotated", "actor", "shell")
-	return nil
+	return shellKeyList(sh)
 }
 
-func (sh *shell) keyDrop(kid string) error {
-	if err := sh.keys.drop(kid); err != nil {
-		return err
-	}
-	sh.log.Info("key.dropped", "kid", kid, "actor", "shell")
-	return nil
-}
-
-func (sh *shell) keyList() error {
-	table := tabwriter.NewWriter(sh.stdout, 0, 0, 2, ' ', 0)
-	if !sh.json {
-		fmt.Fprintln(table, "KID\tSTATE\tTIME")
-	}
-	meaning := map[keyState]string{keySigning: "since ", keyNext: "signs from ", keyRetired: "published until "}
-	for _, k := range sh.keys.current().keys {
-		at := k.at.UTC().Format(time.RFC3339)
+// shellKeyList prints the keys in the order in which they sign. It is the end
+// of rotate and drop too, so that their effect is seen.
+func shellKeyList(sh *shell) error {
+	meaning := map[string]string{"signing": "since", "next": "signs from", "retired": "published until"}
+	for _, k := range sh.keys.current().list(sh.app.now(), sh.keyPlan().validFor) {
+		at := rfc3339(k.at.Unix())
 		if sh.json {
-			if err := json.NewEncoder(sh.stdout).Encode(map[string]string{"kid": k.kid, "state": string(k.state), "at": at}); err != nil {
-				return err
-			}
-			continue
+			json.NewEncoder(sh.out).Encode(map[string]string{"kid": k.kid, "state": k.state, "at": at})
+		} else {
+			fmt.Fprintf(sh.out, "%s  %-7s  %s %s\n", k.kid, k.state, meaning[k.state], at)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\n", k.kid, k.state, meaning[k.state]+at)
 	}
-	return table.Flush()
+	return nil
 }
