@@ -72,12 +72,15 @@ func (s *store) userByID(id string) (user, error) {
 	return s.reads.userWhere(`id = $1`, id)
 }
 
+// actorRule runs inside a change: it makes the change, or refuses the actor.
+type actorRule func(t *queries, actor user) error
+
 // changeBy is a change by somebody, who is read again inside the transaction:
 // a user who was demoted, suspended or logged out since the request was
 // authenticated changes nothing any more (errNoSession). The attack: an
 // org_admin is demoted while its request waits for bcrypt or for the writer. A
 // principal without a session (the shell, the server, nobody) stays as given.
-func (s *store) changeBy(ctx context.Context, by principal, apply func(t *queries, actor user) error) error {
+func (s *store) changeBy(ctx context.Context, by principal, apply actorRule) error {
 	return s.change(ctx, func(t *queries) (err error) {
 		actor := by.user
 		if by.sessionID != "" {
@@ -95,9 +98,7 @@ func (s *store) changeBy(ctx context.Context, by principal, apply func(t *querie
 
 // createUser adds a user; its seq and lastLoginAt are ignored. errConflict
 // when the email is taken. allowed is always asked, inside the transaction.
-func (s *store) createUser(
-	ctx context.Context, by principal, u user, allowed func(t *queries, actor user) error,
-) error {
+func (s *store) createUser(ctx context.Context, by principal, u user, allowed actorRule) error {
 	return s.changeBy(ctx, by, func(t *queries, actor user) error {
 		if err := allowed(t, actor); err != nil {
 			return err
@@ -124,13 +125,16 @@ type userEdit struct {
 	remove      bool
 }
 
+// userChange alters target inside a change, or refuses the actor.
+type userChange func(actor user, target *user) (userEdit, error)
+
 // editUser changes one user and returns it as it was and as it is. apply
 // decides inside the transaction, on the actor and the target as they are
 // then, and may alter the target's role, organisation, status and password
 // hash; like every change it may run twice. errNotFound when there is no such
 // user, errLastSuperadmin when no active superadmin would be left.
 func (s *store) editUser(
-	ctx context.Context, by principal, id string, apply func(actor user, target *user) (userEdit, error),
+	ctx context.Context, by principal, id string, apply userChange,
 ) (before, after user, err error) {
 	err = s.changeBy(ctx, by, func(t *queries, actor user) (err error) {
 		if before, err = t.userWhere(`id = $1`, id); err != nil {
@@ -201,25 +205,12 @@ func (s *store) listUsers(f userFilter, after int64, limit int) ([]user, error) 
 	return queryRows(s.reads, query, args, userTargets)
 }
 
-// countUsers counts what listUsers would return without limits. It reads an
-// index, not the table.
+// countUsers counts what listUsers would return without limits. Without a role
+// and a status it reads an index alone.
 func (s *store) countUsers(f userFilter) (n int64, err error) {
 	where, args := f.where()
 	err = s.reads.get(`SELECT count(*) FROM users WHERE 1 = 1`+where, args, &n)
 	return n, err
-}
-
-// changeSetting is a change of settings by somebody who must still be allowed
-// to make it when it is made.
-func (s *store) changeSetting(
-	ctx context.Context, by principal, name string, value []byte, allowed func(actor user) error,
-) error {
-	return s.changeBy(ctx, by, func(t *queries, actor user) error {
-		if err := allowed(actor); err != nil {
-			return err
-		}
-		return t.setSetting(name, value)
-	})
 }
 
 // --- sessions ---
@@ -523,8 +514,7 @@ func plainHandleHash(_ *queries, handle string) ([]byte, error) {
 // by which it would know the token; errNoSession when there is none. Anybody
 // can send tokens, so every change that a token causes comes through here: it
 // is a read, and a flood of made-up tokens never reaches the writer. The read
-// is always right, because no session begins to exist for a token that is
-// there already.
+// is always right: a session is stored before its token leaves the server.
 func (s *store) sessionByToken(token string) (id string, hash []byte, err error) {
 	handle, ok := tokenHandle(token)
 	if !ok {
@@ -546,9 +536,9 @@ func (s *store) sessionByToken(token string) (id string, hash []byte, err error)
 	return "", nil, errNoSession
 }
 
-// endTokenSession ends the session of a refresh token and returns its id and
-// user, or nothing when there was none. An older token of the session counts
-// too, because a refresh may be under way meanwhile.
+// endTokenSession ends the session of a refresh token and returns whose and
+// which it was, or nothing when there was none. An older token of the session
+// counts too, because a refresh may be under way meanwhile.
 func (s *store) endTokenSession(ctx context.Context, token string) (userID, sessionID string, err error) {
 	id, _, err := s.sessionByToken(token)
 	if errors.Is(err, errNoSession) {
@@ -567,7 +557,7 @@ func (s *store) endTokenSession(ctx context.Context, token string) (userID, sess
 // rotation is one use of a refresh token. rotate fills in the rest.
 type rotation struct {
 	token         string
-	now           time.Time
+	now           func() time.Time // read inside the change, so that waiting makes no order wrong
 	idle, grace   time.Duration
 	ip, userAgent string
 
@@ -596,7 +586,8 @@ type rotated struct {
 //	parent later, or older  deleted   refresh.reuse     401, errReuse
 //	any, session expired    kept                        401, errSessionExpired
 //	any, session ended      none                        401, errNoSession
-//	any, user suspended     deleted                     403, errSuspended
+//	good, but the user is   deleted                     403, errSuspended
+//	suspended
 //
 // A reused token was stolen, or is the owner's whose successor was stolen.
 // They cannot be told apart, so the session ends (RFC 9700 section 4.14.2).
@@ -625,7 +616,8 @@ func (s *store) rotate(ctx context.Context, r rotation) (done rotated, err error
 // one. A clock that was set back makes no parent younger: one that was replaced
 // in the future is outside every grace.
 func (t *queries) rotateSession(r rotation) (done rotated, err error) {
-	now := r.now.Unix()
+	at := r.now()
+	now := at.Unix()
 	replaced, err := t.exec(`UPDATE sessions
 		SET token_hash = $1, parent_hash = token_hash, salt = $2, last_used_at = $3,
 			expires_at = CASE WHEN $4 < ends_at THEN $4 ELSE ends_at END, ip = $5, user_agent = $6
@@ -633,7 +625,7 @@ func (t *queries) rotateSession(r rotation) (done rotated, err error) {
 		hashToken(r.successor),
 		r.salt,
 		now,
-		r.now.Add(r.idle).Unix(),
+		at.Add(r.idle).Unix(),
 		r.ip,
 		r.userAgent,
 		r.sessionID,
@@ -649,7 +641,7 @@ func (t *queries) rotateSession(r rotation) (done rotated, err error) {
 			CASE WHEN parent_hash = $2 AND last_used_at > $3 AND last_used_at <= $1 THEN salt END,
 			`+userColumns+`
 		FROM sessions JOIN users ON users.id = user_id WHERE sessions.id = $4`,
-		[]any{now, r.hash, r.now.Add(-r.grace).Unix(), r.sessionID}, targets...)
+		[]any{now, r.hash, at.Add(-r.grace).Unix(), r.sessionID}, targets...)
 	switch {
 	case errors.Is(err, errNotFound):
 		return rotated{refusal: errNoSession}, nil

@@ -174,7 +174,7 @@ func (s *server) streamUsers(x *exchange, l userList) (err error) {
 			last = u.seq
 		}
 		left := min(l.limit-written, pageRows)
-		if left == 0 || out.Flush() != nil || x.ctx.Err() != nil {
+		if left == 0 || out.Flush() != nil {
 			break
 		}
 		if l.page, err = s.store.listUsers(l.filter, last, int(left)); err != nil {
@@ -241,12 +241,9 @@ func (s *server) handleCreateUser(x *exchange, p principal) error {
 	return writeJSON(x, userAnswer{u.id, u.email, u.role, u.status, ""})
 }
 
-// userRule reports inside a change whether the actor may make it.
-type userRule = func(t *queries, actor user) error
-
 // addUser hashes and stores a user that passed checkNewUser. allowed is asked
 // inside the change.
-func (s *server) addUser(c caller, u user, password string, allowed userRule) (user, error) {
+func (s *server) addUser(c caller, u user, password string, allowed actorRule) (user, error) {
 	hash, err := s.hasher.hash(c.ctx, c.client, password)
 	if err != nil {
 		return u, err
@@ -265,10 +262,6 @@ func (s *server) addUser(c caller, u user, password string, allowed userRule) (u
 }
 
 // --- changing users ---
-
-// userChange alters target inside the transaction and says what else is to
-// happen.
-type userChange func(actor user, target *user) (userEdit, error)
 
 // editOther runs a change to another user after the rules that hold for all
 // of them. It is the only way of this file to change a user, so no endpoint
@@ -359,7 +352,7 @@ func (s *server) setAttribute(c caller, a userAttribute, value string) (user, er
 			return userEdit{}, forbidden("You may not grant this role")
 		}
 		*a.field(target) = value
-		return userEdit{endSessions: target.status == statusSuspended}, nil
+		return userEdit{}, nil // which ends the sessions of a suspended user
 	})
 	if err == nil {
 		from := *a.field(&before)
@@ -413,8 +406,8 @@ func (s *server) handleDeleteUser(x *exchange, p principal) error {
 	return writeMessage(x, "User deleted")
 }
 
-// deleteUser removes a user and returns what it was; the database removes the
-// sessions with it (ON DELETE CASCADE).
+// deleteUser removes a user and returns what it was; editUser ends the
+// sessions.
 func (s *server) deleteUser(c caller) (user, error) {
 	u, _, err := s.editOther(c, func(user, *user) (userEdit, error) {
 		return userEdit{remove: true}, nil

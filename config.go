@@ -411,7 +411,7 @@ func (l *configLoader) readMapping(file, prefix string, mapping *yaml.Node) {
 			l.note(place + ": " + key + " has no effect in this server; remove the line")
 		default:
 			key, _, _ = strings.Cut(key, ":") // "name:value" without a blank is one long key
-			near := l.nearest(strings.ToUpper(key)).key
+			near := l.nearest(strings.ToUpper(strings.ReplaceAll(key, ".", "_"))).key
 			l.fault(place + ": unknown setting " + key + "; did you mean " + near + "?")
 		}
 	}
@@ -532,7 +532,8 @@ func (l *configLoader) noteAddress() {
 	proxied := len(l.trustedProxies) > 0
 	if !public && port != "0" && !(private && (direct || proxied)) {
 		l.note("auth.issuer (AUTH_ISSUER) does not lead to this server, which serves " + scheme + " at " +
-			l.listen + " (server.listen, SERVER_LISTEN); set it to the URL that clients use")
+			l.listen + " (server.listen, SERVER_LISTEN), for everybody who can reach it; " +
+			"set it to the URL that clients use")
 	}
 	if public && issuer.Scheme == "http" {
 		l.note("auth.issuer (AUTH_ISSUER) is public but not https, so passwords and tokens travel " +

@@ -25,6 +25,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -46,7 +47,7 @@ CREATE TABLE users (
 	email_key     TEXT NOT NULL UNIQUE, -- in ASCII lower case; of adopted twins all but one stay as typed
 	display_name  TEXT NOT NULL,        -- for people; may be empty
 	password_hash BLOB NOT NULL,        -- bcrypt, made here or adopted from the Python server
-	role          TEXT NOT NULL,        -- see rbac.go; unknown ones can do nothing
+	role          TEXT NOT NULL,        -- see rbac.go; others manage their own account only
 	org_id        TEXT NOT NULL,        -- organisation
 	status        TEXT NOT NULL,        -- active or suspended
 	created_at    INTEGER NOT NULL,     -- unix seconds
@@ -101,7 +102,7 @@ var (
 	errNotFound    = errors.New("not found")
 	errConflict    = errors.New("exists already")
 	errUnavailable = errors.New("the database cannot be written at the moment")
-	errForeign     = errors.New("is a database of another program; nothing was changed")
+	errForeign     = errors.New("is a database of another program; nothing in it was changed")
 )
 
 // store is the open database. It is safe for concurrent use, also beside other
@@ -321,7 +322,7 @@ func schemaVersion(t *queries) (version int, err error) {
 	switch {
 	case err != nil:
 		return 0, err
-	case id != applicationID && objects == 0:
+	case id == 0 && version == 0 && objects == 0:
 		return 0, nil
 	case id != applicationID:
 		return foreignSchema, nil
@@ -473,7 +474,7 @@ func (w *writer) applyAll(batch []*queuedChange, alone bool) error {
 func (w *writer) apply(c *queuedChange) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("panic in a change: %v", p)
+			err = fmt.Errorf("panic in a change: %v\n%s", p, debug.Stack())
 		}
 	}()
 	return c.apply(w.queries)

@@ -2,7 +2,7 @@ package main
 
 // This file is the list of endpoints, and what register, login, refresh,
 // logout and the own account do, in the order of the table. A handler reads
-// its input, calls the lower rooms and answers. Decisions about users are made
+// its input, calls the files below and answers. Decisions about users are made
 // inside the change that carries them out, by the rules in rbac.go. Every
 // event that matters to security is logged under its stable name.
 
@@ -97,8 +97,8 @@ var (
 // --- register ---
 
 // handleRegister makes a viewer of the default organisation, whatever else
-// the body asks for. A taken email is answered with 409, as the Python server
-// does; the throttle bounds how many can be tried.
+// the body asks for. A taken email is told (409), as the Python server tells
+// it in its way; the throttle bounds how many can be tried.
 func (s *server) handleRegister(x *exchange, _ principal) error {
 	var u user
 	var password string
@@ -201,10 +201,10 @@ func (s *server) tryLogIn(x *exchange, email, password string) (openedSession, e
 }
 
 // verifyPassword compares under the throttle; member is what the body calls
-// the password. An unknown user (a zero one)
-// takes the same time and gets the same answer as a wrong password. A client
-// that hangs up before the verdict counts as failed: otherwise it could keep
-// the hashing threads busy for ever and no rule would see it.
+// the password. An unknown user (a zero one) takes the same time and gets the
+// same answer as a wrong password. A client that hangs up before the verdict
+// counts as failed: otherwise it could keep the hashing threads busy for ever
+// and no rule would see it.
 func (s *server) verifyPassword(x *exchange, u user, email, member, password string) error {
 	if strings.ContainsRune(password, 0) { // bcrypt takes "abc\0abc" for "abc"
 		return invalidField(member, "must not contain NUL")
@@ -377,7 +377,7 @@ func (s *server) handleRefresh(x *exchange, _ principal) error {
 	}
 	done, err := s.store.rotate(x.ctx, rotation{
 		token:     token,
-		now:       s.now(),
+		now:       s.now,
 		idle:      s.cfg.refreshTTL,
 		grace:     s.cfg.reuseGrace,
 		ip:        x.clientIP(),
@@ -444,16 +444,15 @@ func (s *server) handleLogout(x *exchange, _ principal) error {
 
 // logOutBearer ends the caller's session, or all of them.
 func (x *exchange) logOutBearer(p principal, everywhere bool) (err error) {
-	reason, ended := "logout", int64(1)
+	reason, ended := "logout", true
 	if everywhere {
 		reason = "logout from everywhere"
-		ended, err = x.s.store.endSessions(x.ctx, p.id)
+		_, err = x.s.store.endSessions(x.ctx, p.id)
 	} else {
-		_, err = x.s.store.endSession(x.ctx, p.sessionID, p.id)
+		ended, err = x.s.store.endSession(x.ctx, p.sessionID, p.id)
 	}
-	if err == nil {
-		x.event("session.revoked",
-			"user", p.id, "session", p.sessionID, "count", ended, "reason", reason)
+	if err == nil && ended {
+		x.event("session.revoked", "user", p.id, "session", p.sessionID, "reason", reason)
 	}
 	return err
 }
@@ -578,8 +577,12 @@ func (s *server) handleSetRegistration(x *exchange, p principal) error {
 	if err := decode(x, need("enabled", &enabled)); err != nil {
 		return err
 	}
-	value := strconv.AppendBool(nil, enabled)
-	err := s.store.changeSetting(x.ctx, p, settingRegistration, value, x.caller(p).recheck)
+	err := s.store.changeBy(x.ctx, p, func(t *queries, actor user) error {
+		if err := x.caller(p).recheck(actor); err != nil {
+			return err
+		}
+		return t.setSetting(settingRegistration, strconv.AppendBool(nil, enabled))
+	})
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,7 @@ package main
 //	                                        │        │
 //	                         401, 403 ──────┴─ error ┴→ fail → problem
 //
-// A line in the log follows, whatever happened.
+// A line in the log follows, but for successes of quiet routes.
 
 import (
 	"bytes"
@@ -39,7 +39,7 @@ import (
 	"unicode/utf8"
 )
 
-// Paths that more than one room names.
+// Paths that more than one file names.
 const (
 	loginPath     = "/api/v1/auth/login"
 	jwksPath      = "/api/v1/auth/jwks"
@@ -112,7 +112,6 @@ type exchange struct {
 	route *route
 
 	status int // written, or what the mux meant to write
-	size   int // bytes written
 	id     string
 	client string
 	user   string // id, for the log
@@ -133,9 +132,7 @@ func (x *exchange) Write(b []byte) (int, error) {
 	if x.status == 0 {
 		x.status = http.StatusOK
 	}
-	n, err := x.ResponseWriter.Write(b)
-	x.size += n
-	return n, err
+	return x.ResponseWriter.Write(b)
 }
 
 // Unwrap lets http.ResponseController find the deadlines.
@@ -400,15 +397,15 @@ func (x *exchange) fail(err error) {
 	x.route.kind.fail(x, e)
 }
 
-// logFailure logs the cause of a 5xx. errBusy is left out: one line per
-// refused login would flood the log. A full disk is only a warning, because
-// every request repeats it while it lasts.
+// logFailure logs the cause of a 5xx. errBusy and clients that hung up are left
+// out: one more line for each login would flood the log. A full disk is only a
+// warning, because every request repeats it while it lasts.
 func (x *exchange) logFailure(e *apiError) {
 	log := x.s.log.Error
 	if e.status == 503 {
 		log = x.s.log.Warn
 	}
-	if !errors.Is(e, errBusy) {
+	if !errors.Is(e, errBusy) && !errors.Is(e, context.Canceled) {
 		log("request.failed",
 			"request_id", x.requestID(), "pattern", x.r.Pattern, "status", e.status, "err", e.cause)
 	}
@@ -448,7 +445,7 @@ func (s *server) recoverPanic(x *exchange) {
 	switch {
 	case p == http.ErrAbortHandler:
 		panic(p)
-	case x.size > 0:
+	case x.route != nil && x.status > 0:
 		x.logFailure(failure)
 		panic(http.ErrAbortHandler)
 	case x.route == nil:
@@ -570,8 +567,8 @@ func readJSON(x *exchange) ([]byte, error) {
 	return body, nil
 }
 
-// errNotJSON is wrapped by every complaint of checkJSON; the text is fit for
-// clients.
+// errNotJSON is what checkJSON says of a syntax error. All its texts are fit
+// for clients.
 var errNotJSON = errors.New("not valid JSON")
 
 // checkJSON accepts one JSON document that no two parsers can read
@@ -586,7 +583,7 @@ func checkJSON(data []byte) error {
 		return err
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		return fmt.Errorf("%w: text after the document", errNotJSON)
+		return errors.New("not valid JSON: text after the document")
 	}
 	return nil
 }
@@ -599,7 +596,7 @@ func checkJSONValue(dec *json.Decoder, depth int) error {
 		return err
 	}
 	if depth >= maxJSONDepth {
-		return fmt.Errorf("%w: nested deeper than %d", errNotJSON, maxJSONDepth)
+		return errors.New("not valid JSON: nested too deep")
 	}
 	names := map[string]bool{}
 	for dec.More() {
@@ -611,7 +608,7 @@ func checkJSONValue(dec *json.Decoder, depth int) error {
 			// encoding/json takes ſ for s and K (U+212A) for k, too.
 			folded := strings.ToLower(strings.ToUpper(name.(string)))
 			if names[folded] {
-				return fmt.Errorf("%w: a member name occurs twice", errNotJSON)
+				return errors.New("not valid JSON: a member name occurs twice")
 			}
 			names[folded] = true
 		}
@@ -631,7 +628,7 @@ func nextJSONToken(dec *json.Decoder) (json.Token, error) {
 		return nil, errNotJSON
 	}
 	if text, ok := token.(string); ok && strings.ContainsRune(text, utf8.RuneError) {
-		return nil, fmt.Errorf("%w: text that is not Unicode, or U+FFFD", errNotJSON)
+		return nil, errors.New("not valid JSON: text that is not Unicode, or U+FFFD")
 	}
 	return token, nil
 }

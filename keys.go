@@ -237,12 +237,13 @@ func (k *keyring) firstKeyTime() (changed time.Time, exists bool) {
 
 // setFirstSince says since when the first key signs. The time of its file
 // will not do: copying or restoring it would start another 90 days.
-func (k *keyring) setFirstSince(t time.Time) {
+func (k *keyring) setFirstSince(t time.Time) error {
 	k.mu.Lock()
 	k.firstSince = t
 	k.stamp = "" // so that reload reads everything again
 	k.mu.Unlock()
-	k.reload() // the next one says it too if this fails
+	_, err := k.reload()
+	return err
 }
 
 // reload makes the key set anew if the directory has changed since the last
@@ -389,8 +390,8 @@ func laterKeyFile(since time.Time) string {
 func (k *keyring) checkPublic(key publishedKey) error {
 	der, err := k.readPEM(firstPublicFile)
 	if err != nil || !bytes.Equal(der, publicDER(key.signer)) {
-		return fmt.Errorf("%[1]s is not the public half of %[2]s: restore the pair from a backup; "+
-			"if %[2]s is right: openssl pkey -in %[2]s -pubout -out %[1]s",
+		return fmt.Errorf("%[1]s is missing or not the public half of %[2]s: "+
+			"restore the pair from a backup; if %[2]s is right: openssl pkey -in %[2]s -pubout -out %[1]s",
 			k.path(firstPublicFile), k.path(firstKeyFile))
 	}
 	return nil
@@ -485,7 +486,8 @@ func (k *keyring) createFirst(key newKey) (created bool, err error) {
 func (k *keyring) publish(key newKey, at time.Time) error {
 	name := laterKeyFile(at)
 	if _, err := os.Lstat(k.path(name)); err == nil {
-		return fmt.Errorf("%s is there already", k.path(name))
+		return fmt.Errorf("%s is there already: another change of keys was made "+
+			"in this second; see: pico-auth key list", k.path(name))
 	}
 	err := k.writePrivate(name, key)
 	if err == nil {
@@ -505,8 +507,8 @@ func (k *keyring) drop(kid string, now time.Time) error {
 	}
 	key := set.keys[i]
 	if i == set.signingIndex(now) {
-		return fmt.Errorf("this key signs since %s; run: pico-auth key rotate --now, wait 5 seconds, "+
-			"then drop it", key.since.UTC().Format(time.RFC3339))
+		return fmt.Errorf("this key signs since %s; drop it when another one signs (pico-auth key list "+
+			"tells when), 5 seconds after: pico-auth key rotate --now", key.since.UTC().Format(time.RFC3339))
 	}
 	err := k.synced(os.Remove(k.path(key.file)))
 	if err == nil {

@@ -41,13 +41,11 @@ const version = "1.0.0-dev"
 // drainTimeout is for requests in flight when the server is told to stop.
 const drainTimeout = 10 * time.Second
 
-// main hands on what the operating system gives, and the clock: nobody else
-// asks for the time.
+// main hands on what the operating system gives, and the clock: nothing
+// is decided by another.
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	p := process{os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr, time.Now}
-	err := run(ctx, p)
-	stop()
+	err := run(context.Background(), p)
 	os.Exit(exitCode(err, p.stderr))
 }
 
@@ -143,6 +141,9 @@ func runConfig(_ context.Context, p process, cfg *config, _ commandLine) error {
 // Python server, changes nothing. Whatever is wrong ends the start before
 // anything is served.
 func runServer(ctx context.Context, p process, cfg *config, _ commandLine) error {
+	ctx, stopSignals := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stopSignals()
+	context.AfterFunc(ctx, stopSignals) // a second signal ends the process at once
 	log := newLogger(cfg, p.stderr)
 	log.Info("pico-auth starts", "version", version, "title", cfg.apiTitle, "issuer", cfg.issuer)
 	for _, note := range cfg.notes {
@@ -222,7 +223,7 @@ func (a *app) ensureKeys(ctx context.Context) error {
 	// The file of the key that should sign was lost, or the clock is wrong. A
 	// token that the next key signs before its time would be refused by every
 	// verifier that has not fetched the key set lately.
-	if signing.since.After(now) {
+	if signing.since.After(now) && signing.file != firstKeyFile { // which was lost
 		return fmt.Errorf("no key in %s signs yet: restore private.pem from a backup, or correct the clock",
 			a.keys.dir)
 	}
@@ -291,8 +292,9 @@ func listen(cfg *config) (listeners []net.Listener, err error) {
 	for _, host := range hosts {
 		ln, err := net.Listen("tcp", net.JoinHostPort(host, port))
 		if err != nil {
-			return listeners, fmt.Errorf("server.listen (SERVER_LISTEN) %s: %w; to choose another port: "+
-				"SERVER_LISTEN=localhost:8200 AUTH_ISSUER=http://localhost:8200", cfg.listen, err)
+			return listeners, fmt.Errorf("server.listen (SERVER_LISTEN) %s: %w; if it does not run already, "+
+				"choose another port here and in the issuer: "+
+				"SERVER_LISTEN=localhost:8200 AUTH_ISSUER=…:8200", cfg.listen, err)
 		}
 		listeners = append(listeners, ln)
 		_, port, _ = net.SplitHostPort(ln.Addr().String()) // 0 has become a number
@@ -420,7 +422,7 @@ func (a *app) ensureAdmin(ctx context.Context) error {
 		reason, weak[0])
 }
 
-// createAdmin makes the first superadmin. Beyond loopback it needs a password
+// createAdmin makes the configured admin. Beyond loopback it needs a password
 // that is not published. With the published one it is made only while there
 // is no superadmin at all: a default admin that was deleted stays deleted.
 func (a *app) createAdmin(ctx context.Context) error {
@@ -628,8 +630,8 @@ func (h *housekeeper) purge(ctx context.Context) error {
 // --- healthcheck ---
 
 // runHealthcheck asks the running server whether it can store, for containers
-// and monitors. It needs no name resolution. The certificate is not verified:
-// nothing is sent that somebody else could read.
+// and monitors. localhost is asked without name resolution. The certificate is
+// not verified: nothing is sent that somebody else could read.
 func runHealthcheck(_ context.Context, p process, cfg *config, _ commandLine) error {
 	host, port, _ := net.SplitHostPort(cfg.listen)
 	if onLoopback(host) {

@@ -404,7 +404,7 @@ func (r *throttleRule) count(key uint64, now time.Time) {
 	if r.counts == nil {
 		r.counts = map[uint64]throttleCount{}
 	}
-	if len(r.counts) >= throttleKeys {
+	if c.events == 1 && len(r.counts) >= throttleKeys {
 		r.makeRoom(now)
 	}
 	r.counts[key] = c

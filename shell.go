@@ -57,8 +57,8 @@ type command struct {
 	run   func(ctx context.Context, p process, cfg *config, line commandLine) error
 }
 
-// parseCommandLine takes options before, between and after the words; after
-// "--" nothing is an option. On an error (flag.ErrHelp among them) name and
+// parseCommandLine takes options before, between and after the words; the word
+// after "--" is never one. On an error (flag.ErrHelp among them) name and
 // usage are set as far as the words are known, so that the right explanation
 // can be shown.
 func parseCommandLine(args []string) (line commandLine, err error) {
@@ -151,9 +151,9 @@ func openApp(cfg *config, now func() time.Time, log *slog.Logger, o openOptions)
 const settingFirstKey = "first_key_since"
 
 // dateFirstKey tells the keyring since when private.pem signs, if it is there.
-// The first process that sees the file decides it for good. isNew says that the
-// file was made since this process began: a time that is stored already is that
-// of a key that was lost.
+// A process that sees the file for the first time decides it for good.
+// isNew says that the file was made since this process began: a time that is
+// stored already is that of a key that was lost.
 func (a *app) dateFirstKey(ctx context.Context, isNew bool) error {
 	written, exists := a.keys.firstKeyTime()
 	if !exists {
@@ -170,9 +170,10 @@ func (a *app) dateFirstKey(ctx context.Context, isNew bool) error {
 		return err
 	}
 	var since int64
-	fmt.Sscan(string(value), &since)
-	a.keys.setFirstSince(time.Unix(since, 0))
-	return nil
+	if _, err := fmt.Sscan(string(value), &since); err != nil {
+		return fmt.Errorf("the setting %s is damaged: %w", settingFirstKey, err)
+	}
+	return a.keys.setFirstSince(time.Unix(since, 0))
 }
 
 // keyPlan is what the configuration says about changing keys. When the clock is
@@ -464,7 +465,8 @@ func shellKeyRotate(sh *shell) error {
 	err := sh.changeKeys(sh.ctx, func(now time.Time) (changes keyChanges) {
 		_, planned := sh.keys.current().next(now)
 		if planned && !sh.atOnce {
-			fmt.Fprintln(sh.stderr, "the next key is published already; --now makes a new one sign at once")
+			fmt.Fprintln(sh.stderr,
+				"the next key is published already; --now replaces it by one that signs in 5 seconds")
 			return changes
 		}
 		changes.publishAt = now.Add(publishLead)
