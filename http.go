@@ -322,7 +322,7 @@ var (
 	errInternal       = refusal(500, "internal_error", "internal error")
 )
 
-// refusals gives the errors of the lower rooms their answers. What is not
+// refusals gives the errors of the files below their answers. What is not
 // here is a bug or a broken disk, and clients learn nothing of it.
 var refusals = []struct {
 	cause  error

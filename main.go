@@ -41,8 +41,8 @@ const version = "1.0.0-dev"
 // drainTimeout is for requests in flight when the server is told to stop.
 const drainTimeout = 10 * time.Second
 
-// main hands on what the operating system gives, and the clock: nothing
-// is decided by another.
+// main hands on what the operating system gives, and the clock: nothing is
+// decided by another.
 func main() {
 	p := process{os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr, time.Now}
 	err := run(context.Background(), p)
@@ -223,7 +223,7 @@ func (a *app) ensureKeys(ctx context.Context) error {
 	// The file of the key that should sign was lost, or the clock is wrong. A
 	// token that the next key signs before its time would be refused by every
 	// verifier that has not fetched the key set lately.
-	if signing.since.After(now) && signing.file != firstKeyFile { // which was lost
+	if signing.since.After(now) && signing.file != firstKeyFile {
 		return fmt.Errorf("no key in %s signs yet: restore private.pem from a backup, or correct the clock",
 			a.keys.dir)
 	}
