@@ -34,10 +34,8 @@ const pythonTables = `SELECT
 // renameUsers makes room for our table of the name. References that tables of
 // the operator's own may have to users go on meaning users
 // (legacy_alter_table); with foreign keys off, no row of theirs is deleted
-// with the old table. A million users take a third less time with 64 MB of
-// cache than with the usual 2 MB.
-const renameUsers = `PRAGMA cache_size = -65536;
-PRAGMA legacy_alter_table = ON;
+// with the old table.
+const renameUsers = `PRAGMA legacy_alter_table = ON;
 ALTER TABLE users RENAME TO python_users;
 PRAGMA legacy_alter_table = OFF`
 
@@ -67,8 +65,7 @@ WHERE u.status = 'active' AND unixepoch(t.expires_at) > $1 AND length(unhex(t.to
 ON CONFLICT DO NOTHING;
 
 DROP TABLE python_users;
-DROP TABLE refresh_tokens;
-PRAGMA cache_size = -2000`
+DROP TABLE refresh_tokens`
 
 // adoptPython is the adopter of databases of the Python server.
 func adoptPython(t *queries, path string, o openOptions) error {
