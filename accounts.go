@@ -52,10 +52,17 @@ func userTargets(u *user) []any {
 	}
 }
 
+// loneUserColumns add the groups, which would make lists slow.
+const loneUserColumns = userColumns + `, coalesce((SELECT string_agg(groups.id || '/' || groups.name, ',')
+	FROM group_members JOIN groups ON groups.id = group_id WHERE group_members.user_id = users.id), '')`
+
+// loneUserTargets are the scan targets for loneUserColumns.
+func loneUserTargets(u *user) []any { return append(userTargets(u), &u.groups) }
+
 // userWhere returns the first user for whom a condition (a constant) holds, or
 // errNotFound.
 func (t *queries) userWhere(condition string, args ...any) (u user, err error) {
-	err = t.get(`SELECT `+userColumns+` FROM users WHERE `+condition, args, userTargets(&u)...)
+	err = t.get(`SELECT `+loneUserColumns+` FROM users WHERE `+condition, args, loneUserTargets(&u)...)
 	return u, err
 }
 
@@ -128,7 +135,8 @@ type userEdit struct {
 // userChange alters target inside a change, or refuses the actor.
 type userChange func(actor user, target *user) (userEdit, error)
 
-// editUser changes one user and returns it as it was and as it is. apply
+// editUser changes one user and returns it as it was and as it is. A user who
+// changes the organisation leaves its groups, whose members are its own. apply
 // decides inside the transaction, on the actor and the target as they are
 // then, and may alter the target's role, organisation, status and password
 // hash; like every change it may run twice. errNotFound when there is no such
@@ -145,6 +153,10 @@ func (s *store) editUser(
 		if err == nil {
 			_, err = t.exec(`UPDATE users SET role = $1, org_id = $2, status = $3, password_hash = $4
 				WHERE id = $5`, after.role, after.orgID, after.status, after.passwordHash, id)
+		}
+		if err == nil && after.orgID != before.orgID {
+			after.groups = ""
+			_, err = t.exec(`DELETE FROM group_members WHERE user_id = $1`, id)
 		}
 		if err == nil && (edit.endSessions || edit.remove || after.status != statusActive) {
 			_, err = t.endWhere(`user_id = $1`, id)
@@ -246,9 +258,9 @@ func sessionTargets(x *session) []any {
 // userOfSession returns the user of a session and when the session expires,
 // or errNoSession.
 func (t *queries) userOfSession(id string) (u user, expiresAt int64, err error) {
-	err = t.get(`SELECT s.expires_at, `+userColumns+`
+	err = t.get(`SELECT s.expires_at, `+loneUserColumns+`
 		FROM sessions s JOIN users ON users.id = s.user_id WHERE s.id = $1`,
-		[]any{id}, append([]any{&expiresAt}, userTargets(&u)...)...)
+		[]any{id}, append([]any{&expiresAt}, loneUserTargets(&u)...)...)
 	if errors.Is(err, errNotFound) {
 		err = errNoSession
 	}
@@ -297,8 +309,8 @@ func (s *store) openSession(ctx context.Context, l login) (u user, err error) {
 	x, now := l.session, l.session.createdAt
 	err = s.change(ctx, func(t *queries) error {
 		err := t.get(`UPDATE users SET last_login_at = $1, password_hash = coalesce($2, password_hash)
-			WHERE id = $3 AND password_hash = $4 AND status = 'active' RETURNING `+userColumns,
-			[]any{now, l.newHash, l.user.id, l.user.passwordHash}, userTargets(&u)...)
+			WHERE id = $3 AND password_hash = $4 AND status = 'active' RETURNING `+loneUserColumns,
+			[]any{now, l.newHash, l.user.id, l.user.passwordHash}, loneUserTargets(&u)...)
 		if errors.Is(err, errNotFound) {
 			err = errChanged
 		}
@@ -497,17 +509,12 @@ func tokenHandle(token string) (handle string, ok bool) {
 	return handle, err == nil && len(raw) == 32 && handle != "" && len(handle) <= 64
 }
 
-// handleHashes are the ways in which a handle can name a session. Each returns
-// a hash that is, in hex, the id of the session; nil when it does not apply.
-var handleHashes = []func(t *queries, handle string) ([]byte, error){
-	plainHandleHash,
-	pythonHandleHash, // room: adopt
-}
-
-// plainHandleHash is that of our tokens and of the Python server's before
-// 0.3.1.
-func plainHandleHash(_ *queries, handle string) ([]byte, error) {
-	return hashToken(handle), nil
+// hashesOf returns the hashes by which the database may know a secret: that of
+// ours and of the Python server's before 0.3.1, and that of its later ones; nil
+// when it does not apply.
+func (s *store) hashesOf(secret string) (plain, keyed []byte) {
+	keyed = pythonHash(s.legacyKey, secret) // room: adopt
+	return hashToken(secret), keyed
 }
 
 // sessionByToken returns the session that a refresh token names and the hash
@@ -520,20 +527,17 @@ func (s *store) sessionByToken(token string) (id string, hash []byte, err error)
 	if !ok {
 		return "", nil, errNoSession
 	}
-	for _, hashHandle := range handleHashes {
-		hash, err = hashHandle(s.reads, handle)
-		if err == nil {
-			err = s.reads.get(`SELECT id FROM sessions WHERE id = $1`, []any{hex.EncodeToString(hash)}, &id)
-		}
-		if errors.Is(err, errNotFound) {
-			continue
-		}
-		if handle != token { // otherwise the token is one of the Python server
-			hash = hashToken(token)
-		}
-		return id, hash, err
+	plain, keyed := s.hashesOf(handle)
+	err = s.reads.get(`SELECT id FROM sessions WHERE id IN ($1, $2)`,
+		[]any{hex.EncodeToString(plain), hex.EncodeToString(keyed)}, &id)
+	if errors.Is(err, errNotFound) {
+		err = errNoSession
 	}
-	return "", nil, errNoSession
+	hash = hashToken(token)
+	if handle == token { // one of the Python server: the id is its hash
+		hash, _ = hex.DecodeString(id)
+	}
+	return id, hash, err
 }
 
 // endTokenSession ends the session of a refresh token and returns whose and
@@ -636,10 +640,10 @@ func (t *queries) rotateSession(r rotation) (done rotated, err error) {
 	done.sessionID = r.sessionID
 	var expired bool
 	var salt []byte // nil unless the token is the parent, in the grace
-	targets := append([]any{&expired, &salt}, userTargets(&done.user)...)
+	targets := append([]any{&expired, &salt}, loneUserTargets(&done.user)...)
 	err = t.get(`SELECT expires_at <= $1,
 			CASE WHEN parent_hash = $2 AND last_used_at > $3 AND last_used_at <= $1 THEN salt END,
-			`+userColumns+`
+			`+loneUserColumns+`
 		FROM sessions JOIN users ON users.id = user_id WHERE sessions.id = $4`,
 		[]any{now, r.hash, at.Add(-r.grace).Unix(), r.sessionID}, targets...)
 	switch {

@@ -87,6 +87,14 @@ func newFullProfile(u user) fullProfile {
 	return p
 }
 
+// ownProfile adds what is read of a single user only.
+type ownProfile struct {
+	fullProfile
+	Groups []membership `json:"groups"`
+}
+
+func newOwnProfile(u user) ownProfile { return ownProfile{newFullProfile(u), u.memberships()} }
+
 func rfc3339(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }
 
 // userAnswer is the success body of changes to a user: whose, and what was set.
@@ -202,7 +210,7 @@ func (s *server) handleGetUser(x *exchange, p principal) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(x, newFullProfile(u))
+	return writeJSON(x, newOwnProfile(u))
 }
 
 // --- adding users ---
@@ -318,7 +326,7 @@ func checkStatus(v string) error {
 }
 
 func checkOrg(v string) error {
-	if err := checkName(v, 1, 100); err != nil {
+	if err := checkTag(v); err != nil {
 		return invalidField("org_id", err.Error())
 	}
 	return nil

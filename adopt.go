@@ -2,9 +2,9 @@ package main
 
 // This file takes over databases of the Python server: it turns their tables
 // into ours, once and in one transaction, after copying the file as it was,
-// and it knows their refresh tokens. What such databases can contain: any text
-// as an email, users whose emails differ only in case, passwords cut at 72
-// bytes, tables of later versions. Without this file and the lines marked
+// and it knows their refresh and service tokens. What such databases can
+// contain: any text as an email or a name, users whose emails differ only in
+// case, groups of one name, passwords cut at 72 bytes. Without this file and the lines marked
 // `room: adopt` the program is the same for databases of its own.
 
 import (
@@ -14,14 +14,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 )
-
-// settingLegacyKey is the HMAC key of adopted refresh tokens. It is missing
-// when there was no key file to make it from.
-const settingLegacyKey = "legacy_token_key"
 
 // pythonTables counts the columns by which a database of the Python server is
 // recognized: 14.
@@ -31,21 +28,32 @@ const pythonTables = `SELECT
 	(SELECT count(*) FROM pragma_table_info('refresh_tokens')
 		WHERE name IN ('id', 'user_id', 'token_hash', 'expires_at', 'created_at'))`
 
-// renameUsers makes room for our table of the name. References that tables of
-// the operator's own may have to users go on meaning users
-// (legacy_alter_table); with foreign keys off, no row of theirs is deleted
-// with the old table.
-const renameUsers = `PRAGMA legacy_alter_table = ON;
+// renameTables makes room for our tables of these names. Version 0.1.2 has the
+// users alone; the others are made, so that one adoption fits every version.
+// References that tables of the operator's own may have to users go on meaning
+// users (legacy_alter_table); with foreign keys off, no row of theirs is
+// deleted with the old table.
+const renameTables = `
+CREATE TABLE IF NOT EXISTS groups (id, name, description, org_id, created_at);
+CREATE TABLE IF NOT EXISTS group_members (group_id, user_id, joined_at);
+CREATE TABLE IF NOT EXISTS service_tokens
+	(id, name, token_hash, role, org_id, description, created_at, revoked_at);
+PRAGMA legacy_alter_table = ON;
 ALTER TABLE users RENAME TO python_users;
+ALTER TABLE groups RENAME TO python_groups;
+ALTER TABLE group_members RENAME TO python_group_members;
+ALTER TABLE service_tokens RENAME TO python_service_tokens;
 PRAGMA legacy_alter_table = OFF`
 
-// adoption turns the two tables of version 0.1.2 into ours; tables of later
-// versions stay as they are. Users come in order of creation. Of users whose
-// emails differ only in case, the one in lower case (or else the oldest)
+// adoption fills our tables but for the groups, which adoptGroups does before;
+// email_credentials stay as they are. Users come in order of creation. Of users
+// whose emails differ only in case, the one in lower case (or else the oldest)
 // answers to every spelling and the others to their own. A refresh token
 // becomes a session that is named by its hash, so that rotation and reuse
 // need no second mechanism; it lasts 30 days at most. Suspended users bring no
-// sessions: to activate them later must not revive tokens. $1 is now.
+// sessions: to activate them later must not revive tokens. Members of a group
+// are users of its organisation. Of living service tokens of one name, all but
+// the oldest get their id behind it. $1 is now.
 const adoption = `
 INSERT INTO users
 	(id, email, email_key, display_name, password_hash, role, org_id, status, created_at, last_login_at)
@@ -64,7 +72,25 @@ FROM refresh_tokens t JOIN users u ON u.id = t.user_id
 WHERE u.status = 'active' AND unixepoch(t.expires_at) > $1 AND length(unhex(t.token_hash)) = 32
 ON CONFLICT DO NOTHING;
 
+INSERT INTO group_members (group_id, user_id, joined_at)
+SELECT m.group_id, m.user_id, coalesce(unixepoch(m.joined_at), 0)
+FROM python_group_members m JOIN groups g ON g.id = m.group_id
+	JOIN users u ON u.id = m.user_id AND u.org_id = g.org_id
+ORDER BY m.joined_at, m.user_id;
+
+INSERT INTO service_tokens (id, name, token_hash, role, org_id, description, created_at)
+SELECT id, CASE WHEN twin = 1 THEN name ELSE name || ' (' || id || ')' END,
+	unhex(token_hash), role, org_id, description, coalesce(unixepoch(created_at), 0)
+FROM (SELECT *, row_number() OVER (PARTITION BY name ORDER BY created_at, id) AS twin
+	FROM python_service_tokens WHERE revoked_at IS NULL AND length(unhex(token_hash)) = 32)
+ORDER BY created_at, id`
+
+// dropPython removes what is in our tables now.
+const dropPython = `
 DROP TABLE python_users;
+DROP TABLE python_groups;
+DROP TABLE python_group_members;
+DROP TABLE python_service_tokens;
 DROP TABLE refresh_tokens`
 
 // adoptPython is the adopter of databases of the Python server.
@@ -87,33 +113,93 @@ func adoptPython(t *queries, path string, o openOptions) error {
 	return nil
 }
 
-// convert runs inside the transaction and logs what it takes over. kept is the
-// copy of the database.
+// convert runs inside the transaction. kept is the copy of the database.
 func convert(t *queries, kept string, o openOptions) error {
-	for _, step := range []string{renameUsers, migrations[0], adoption} {
-		if _, err := t.exec(step, o.now.Unix()); err != nil {
+	for _, step := range []string{renameTables, migrations[0]} {
+		if _, err := t.exec(step); err != nil {
 			return err
 		}
+	}
+	if err := adoptGroups(t); err != nil {
+		return err
+	}
+	if _, err := t.exec(adoption, o.now.Unix()); err != nil {
+		return err
 	}
 	if err := keepTokenKey(t, filepath.Join(o.keyDir, "private.pem")); err != nil {
 		return err
 	}
-	var users, sessions int
-	err := t.get(`SELECT (SELECT count(*) FROM users), (SELECT count(*) FROM sessions)`,
-		nil, &users, &sessions)
+	if err := reportAdoption(t, kept, o.log); err != nil {
+		return err
+	}
+	_, err := t.exec(dropPython)
+	return err
+}
+
+// adoptGroups takes the groups over, in order of creation. Names get the form
+// that checkTag asks for, as far as their length, and are made unique in
+// their organisation.
+func adoptGroups(t *queries) error {
+	type named struct{ id, name, org string }
+	groups, err := queryRows(t, `SELECT id, name, org_id FROM python_groups ORDER BY created_at, id`, nil,
+		func(g *named) []any { return []any{&g.id, &g.name, &g.org} })
+	taken := map[[2]string]bool{} // organisation and name
+	for _, g := range groups {
+		name := strings.Map(func(r rune) rune {
+			if r == '/' || r == ',' || isControl(r) {
+				return '-'
+			}
+			return r
+		}, g.name)
+		for taken[[2]string{g.org, name}] {
+			name += " (" + g.id + ")"
+		}
+		taken[[2]string{g.org, name}] = true
+		if err == nil {
+			_, err = t.exec(`INSERT INTO groups (id, name, description, org_id, created_at)
+				SELECT id, $1, description, org_id, coalesce(unixepoch(created_at), 0)
+				FROM python_groups WHERE id = $2`, name, g.id)
+		}
+	}
+	return err
+}
+
+// reportAdoption logs what is taken over, what differs and what is missing.
+func reportAdoption(t *queries, kept string, log *slog.Logger) error {
+	var users, sessions, groups, members, lost, tokens int
+	err := t.get(`SELECT (SELECT count(*) FROM users), (SELECT count(*) FROM sessions),
+		(SELECT count(*) FROM groups), (SELECT count(*) FROM group_members),
+		(SELECT count(*) FROM python_group_members), (SELECT count(*) FROM service_tokens)`,
+		nil, &users, &sessions, &groups, &members, &lost, &tokens)
 	if err != nil {
 		return err
 	}
-	o.log.Info("adopting the database of the Python server",
-		"users", users, "refresh_tokens", sessions, "copy", kept)
-	twins, err := queryRows(t, `SELECT email FROM users WHERE lower(email) IN
-		(SELECT lower(email) FROM users WHERE email_key <> lower(email)) ORDER BY seq`, nil,
-		func(email *string) []any { return []any{email} })
-	for _, email := range twins {
-		o.log.Warn("another email differs from this one only in case; each logs in with its own spelling",
-			"email", email)
+	log.Info("adopting the database of the Python server",
+		"users", users, "refresh_tokens", sessions, "groups", groups, "memberships", members,
+		"service_tokens", tokens, "copy", kept)
+	if lost -= members; lost > 0 {
+		log.Warn("members of groups were dropped who are not users of the group's organisation", "count", lost)
 	}
-	return err
+	for _, odd := range []struct{ warning, name, query string }{
+		{"another email differs from this one only in case; each logs in with its own spelling", "email",
+			`SELECT email FROM users WHERE lower(email) IN
+				(SELECT lower(email) FROM users WHERE email_key <> lower(email)) ORDER BY seq`},
+		{"a group has another name now: its old one was taken, or had a slash, comma or control character", "now",
+			`SELECT n.name FROM groups n JOIN python_groups USING (id)
+				WHERE n.name <> python_groups.name ORDER BY n.seq`},
+		{"a service token has another name now: its old one was taken", "now",
+			`SELECT n.name FROM service_tokens n JOIN python_service_tokens USING (id)
+				WHERE n.name <> python_service_tokens.name ORDER BY n.seq`},
+	} {
+		names, err := queryRows(t, odd.query, nil, func(name *string) []any { return []any{name} })
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			log.Warn(odd.warning, odd.name, name)
+		}
+	}
+	return nil
 }
 
 // copyBeforeAdoption writes a consistent copy of a database to which nobody
@@ -162,14 +248,13 @@ func keepTokenKey(t *queries, keyFile string) error {
 	return t.setSetting(settingLegacyKey, key[:])
 }
 
-// pythonHandleHash is that of tokens adopted from version 0.3.1 or later, which
-// are stored as HMAC-SHA-256, and of their successors.
-func pythonHandleHash(t *queries, handle string) ([]byte, error) {
-	key, err := t.setting(settingLegacyKey)
+// pythonHash is how version 0.3.1 and later store a token, with the key of
+// settingLegacyKey. Without one it is nil, which equals nothing in SQL.
+func pythonHash(key []byte, token string) []byte {
 	if key == nil {
-		return nil, err
+		return nil
 	}
 	mac := hmac.New(sha256.New, key)
-	mac.Write([]byte(handle))
-	return mac.Sum(nil), err
+	mac.Write([]byte(token))
+	return mac.Sum(nil)
 }

@@ -37,7 +37,7 @@ import (
 // database is not taken for ours. It is "pic" in ASCII and a last byte that
 // changes with every change of schema 1 before the first release: a file of
 // an earlier state is refused untouched, where it would fail later.
-const applicationID = 0x70696370
+const applicationID = 0x70696371
 
 const schema = `
 CREATE TABLE users (
@@ -82,6 +82,39 @@ CREATE TABLE known_addresses (
 	PRIMARY KEY (user_id, address)
 ) STRICT, WITHOUT ROWID;
 
+-- Deleting a group or a user deletes its rows in group_members.
+CREATE TABLE groups (
+	seq         INTEGER PRIMARY KEY,  -- order of creation; pages of groups follow it
+	id          TEXT NOT NULL UNIQUE, -- random; what access tokens carry
+	name        TEXT NOT NULL,        -- for people; without slash and comma
+	description TEXT NOT NULL,        -- for people; may be empty
+	org_id      TEXT NOT NULL,        -- organisation of the group and its members
+	created_at  INTEGER NOT NULL,     -- unix seconds
+	UNIQUE (org_id, name)
+) STRICT;
+CREATE INDEX groups_by_org ON groups (org_id, seq);
+
+CREATE TABLE group_members (
+	seq       INTEGER PRIMARY KEY, -- order of joining; pages of members follow it
+	group_id  TEXT NOT NULL REFERENCES groups (id) ON DELETE CASCADE, -- which group
+	user_id   TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,  -- who is in it
+	joined_at INTEGER NOT NULL,    -- unix seconds
+	UNIQUE (user_id, group_id)
+) STRICT;
+CREATE INDEX group_members_by_group ON group_members (group_id, seq);
+
+-- A revoked service token has no row.
+CREATE TABLE service_tokens (
+	seq         INTEGER PRIMARY KEY,  -- order of creation; pages of tokens follow it
+	id          TEXT NOT NULL UNIQUE, -- random
+	name        TEXT NOT NULL UNIQUE, -- in all organisations
+	token_hash  BLOB NOT NULL UNIQUE, -- SHA-256 of the token; of adopted ones also the HMAC
+	role        TEXT NOT NULL,        -- as of a user; see rbac.go
+	org_id      TEXT NOT NULL,        -- organisation
+	description TEXT NOT NULL,        -- for people; may be empty
+	created_at  INTEGER NOT NULL      -- unix seconds
+) STRICT;
+
 CREATE TABLE settings (
 	name  TEXT PRIMARY KEY, -- one of the setting… constants
 	value BLOB NOT NULL     -- see there
@@ -96,6 +129,7 @@ var migrations = []string{schema}
 const (
 	settingRegistration = "registration_enabled" // "true" or "false", once an admin has decided
 	settingHealth       = "health_checked_at"    // unix seconds
+	settingLegacyKey    = "legacy_token_key"     // HMAC key of adopted tokens // room: adopt
 )
 
 var (
@@ -116,6 +150,8 @@ type store struct {
 	writer  *writer
 	health  healthCheck
 	closers []io.Closer // in the order of opening
+
+	legacyKey []byte // value of settingLegacyKey; nil when there is none // room: adopt
 }
 
 // openOptions say how openStore opens a database.
@@ -185,7 +221,8 @@ func (s *store) open(o openOptions) error {
 		path, _ := filepath.Abs(s.path) // fails only without a working directory
 		o.log.Info("database", "file", path, "created", s.created)
 	}
-	return nil
+	s.legacyKey, err = s.setting(settingLegacyKey) // room: adopt
+	return err
 }
 
 // connect makes a pool of connections to the file, each with these pragmas.

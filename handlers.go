@@ -345,7 +345,10 @@ func (s *server) openSession(x *exchange, u user, password string) (openedSessio
 // writeTokens answers with a refresh token and an access token made from the
 // user as the database has it now.
 func (s *server) writeTokens(x *exchange, u user, sessionID, refreshToken string) error {
-	now := s.now()
+	now, groups := s.now(), []string{}
+	for _, in := range u.memberships() {
+		groups = append(groups, in.ID)
+	}
 	access, err := s.keys.current().sign(now, claims{
 		Subject:   u.id,
 		Email:     u.email,
@@ -357,6 +360,7 @@ func (s *server) writeTokens(x *exchange, u user, sessionID, refreshToken string
 		ExpiresAt: now.Add(s.cfg.accessTTL).Unix(),
 		ID:        newID(),
 		SessionID: sessionID,
+		Groups:    groups,
 	})
 	if err != nil {
 		return err
@@ -368,7 +372,7 @@ func (s *server) writeTokens(x *exchange, u user, sessionID, refreshToken string
 // --- refresh and logout ---
 
 // handleRefresh exchanges a refresh token for its successor and an access
-// token with the role, email and organisation of this moment. store.rotate
+// token with the role, organisation and groups of this moment. store.rotate
 // has the table of outcomes.
 func (s *server) handleRefresh(x *exchange, _ principal) error {
 	var token string
@@ -461,7 +465,7 @@ func (x *exchange) logOutBearer(p principal, everywhere bool) (err error) {
 
 // handleMe answers with the caller's row, which authenticate has just read.
 func (s *server) handleMe(x *exchange, p principal) error {
-	return writeJSON(x, newFullProfile(p.user))
+	return writeJSON(x, newOwnProfile(p.user))
 }
 
 // handleChangePassword ends all sessions, the caller's too: anybody else who

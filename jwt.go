@@ -119,7 +119,7 @@ type signingKey struct {
 const typLogin = "JWT"
 
 // claims are the members of an access token, in the order in which the Python
-// server writes them, plus sid.
+// server of version 0.1.2 writes them, plus sid and groups.
 type claims struct {
 	Subject   string   `json:"sub"`
 	Email     string   `json:"email"`
@@ -131,6 +131,7 @@ type claims struct {
 	ExpiresAt int64    `json:"exp"` // unix seconds
 	ID        string   `json:"jti"`
 	SessionID string   `json:"sid"`
+	Groups    []string `json:"groups"` // ids, sorted; never nil
 }
 
 // audience is one text or a list of them (RFC 7519 section 4.1.3). This
@@ -232,7 +233,7 @@ func decodeClaims(payload []byte, want expected) (claims, error) {
 		return claims{}, errBadClaims
 	}
 	again, _ := json.Marshal(c) // texts and numbers only: cannot fail
-	if !bytes.Equal(again, payload) {
+	if !bytes.Equal(again, payload) || c.Groups == nil {
 		return claims{}, errBadClaims
 	}
 	// RFC 8725 sections 3.8 and 3.9: a token for somebody else.

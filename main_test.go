@@ -552,6 +552,7 @@ func jwtClaims(want expected) claims {
 		ExpiresAt: want.now.Unix() + 900,
 		ID:        "j1",
 		SessionID: "s1",
+		Groups:    []string{"g1", "g2"},
 	}
 }
 
@@ -584,7 +585,7 @@ func (f *jwtForger) with(name, raw string) string {
 		member = ""
 	}
 	open := strings.TrimSuffix(f.claims, "}") + ","
-	old := regexp.MustCompile(`"` + name + `":("[^"]*"|\d+),`).FindString(open)
+	old := regexp.MustCompile(`"` + name + `":("[^"]*"|\d+|\[[^]]*\]),`).FindString(open)
 	if old == "" {
 		return open + strings.TrimSuffix(member, ",") + "}"
 	}
@@ -2515,22 +2516,32 @@ func adoptDatabase(t *testing.T, hash func(token string) []byte) (path string) {
 	return path
 }
 
+// laterTables adds the tables of version 0.3.2, with four service tokens that
+// are stored by hash.
+func laterTables(path string, hash func(token string) []byte) {
+	var args []any
+	for n := range 4 {
+		args = append(args, hex.EncodeToString(hash(adoptServiceToken(n))))
+	}
+	dbFile(path, string(must(os.ReadFile("testdata/python-0.3.2.sql"))), args...)
+}
+
+func adoptServiceToken(n int) string { return fmt.Sprintf("pico_svc_%064x", n) }
+
 // Users keep everything, each answers to its own spelling, and the log names
 // what was taken over, the copy, and emails that differ only in case. Tables of
-// later versions and of the operator's own stay, also where they refer to
-// users: their rows are not deleted, and the reference goes on. The next start
+// the operator's own stay, also where they refer to users: their rows are not deleted, and the reference goes on. The next start
 // does nothing of it.
 func TestAdopt_EverybodyIsTakenOver(t *testing.T) {
 	t.Parallel()
 	path := adoptDatabase(t, hashToken)
-	dbFile(path, `CREATE TABLE groups (id VARCHAR(36) NOT NULL, name VARCHAR(255) NOT NULL);
-		INSERT INTO groups VALUES ('g1', 'team');
-		CREATE TABLE badges (n INTEGER, owner TEXT REFERENCES users (id) ON DELETE CASCADE);
+	dbFile(path, `CREATE TABLE badges (n INTEGER, owner TEXT REFERENCES users (id) ON DELETE CASCADE);
 		INSERT INTO badges VALUES (1, 'plain'), (2, 'whole');
 		CREATE VIEW operators AS SELECT id FROM users WHERE role = 'operator'`)
 	s := must(dbOpen(path, adoptPython))
 	kept := path + ".before-adoption"
-	wantText(t, "log", s.logs.String(), "users=16 refresh_tokens=2 copy="+kept,
+	wantText(t, "log", s.logs.String(), "users=16 refresh_tokens=2 groups=0 memberships=0 "+
+		"service_tokens=0 copy="+kept,
 		"email=Twin@", "email=twin@", "email=Pair@", "email=PAIR@")
 	want(t, "warnings for twins", s.logged("differs from this one only in case"), 4)
 	wantText(t, "copy", dbFiles(kept), "auth.db.before-adoption -rw-------")
@@ -2555,16 +2566,57 @@ func TestAdopt_EverybodyIsTakenOver(t *testing.T) {
 	want(t, "the oldest user is", s.text(`SELECT id FROM users ORDER BY seq`),
 		"UMLAUT")
 
-	const others = `SELECT (SELECT id || name FROM groups) || ' ' || (SELECT group_concat(n) FROM badges) ||
-		' ' || (SELECT id FROM operators) || ' ' || (SELECT count(*) FROM pragma_foreign_key_check)`
-	want(t, "other tables", s.text(others), "g1team 1,2 plain 0")
+	const others = `SELECT (SELECT group_concat(n) FROM badges) || ' ' ||
+		 (SELECT id FROM operators) || ' ' || (SELECT count(*) FROM pragma_foreign_key_check)`
+	want(t, "other tables", s.text(others), "1,2 plain 0")
 	must(s.writer.exec(`DELETE FROM users WHERE id = 'whole'`))
 	want(t, "other tables when a user was removed", s.text(others),
-		"g1team 1 plain 0")
+		"1 plain 0")
 	mustOK(s.close())
 	s = must(dbOpen(path, adoptPython))
 	defer s.close()
 	want(t, "adoptions at the next start", s.logged("adopting"), 0)
+}
+
+// Groups, members and service tokens of later versions are taken over, with
+// other names where ours have a rule, and the log names what is missing or
+// changed. Email credentials stay.
+func TestAdopt_GroupsAndServiceTokens(t *testing.T) {
+	t.Parallel()
+	path := adoptDatabase(t, hashToken)
+	laterTables(path, hashToken)
+	s := must(dbOpen(path, adoptPython))
+	defer s.close()
+	rows := func(query string) string {
+		row := func(text *string) []any { return []any{text} }
+		return strings.Join(must(queryRows(s.reads, query, nil, row)), "\n")
+	}
+	want(t, "groups", rows(`SELECT id || '|' || name || '|' || description || '|' || org_id || '|' || created_at
+		FROM groups ORDER BY seq`), `g1|team|the first|acme|1782864000
+g2|team (g2)|the second|acme|1782950400
+g3|team||beta|1783123200
+g4|a-b-c--d||acme|1783209600
+g5|a-b-c--d (g5)||acme|1783296000
+g6|||acme|0`)
+	want(t, "members", rows(`SELECT group_id || '|' || user_id || '|' || joined_at
+		FROM group_members ORDER BY seq`), `g1|shut|1782864000
+g1|whole|1782864001
+g2|whole|1782950401
+g4|whole|1783209601
+g6|whole|0`)
+	want(t, "groups of a user", fmt.Sprint(must(s.userByID("whole")).memberships()),
+		"[{g1 team} {g2 team (g2)} {g4 a-b-c--d} {g6 }]")
+	want(t, "service tokens", rows(`SELECT id || '|' || name || '|' || role || '|' || org_id || '|' || description
+		FROM service_tokens ORDER BY seq`), `s1|bot|operator|acme|answers mail
+s2|bot (s2)|auditor|beta|
+s4|ein Name/2|viewer|acme|`)
+	wantText(t, "log", s.logs.String(), "groups=6 memberships=5 service_tokens=3 copy=",
+		"not users of the group's organisation\" count=3\n",
+		`now="team (g2)"`, `now=a-b-c--d`, `now="a-b-c--d (g5)"`, `now="bot (s2)"`)
+	want(t, "warnings of other names", s.logged("has another name now"), 4)
+	want(t, "email credentials and leftovers", rows(`SELECT (SELECT email FROM email_credentials) ||
+		(SELECT count(*) FROM sqlite_master WHERE name LIKE '%python%' OR name LIKE 'ix%groups%')`),
+		"bot@example.com0")
 }
 
 // A refresh token of the Python server works once, becomes one of ours and
@@ -3563,11 +3615,11 @@ func TestLogin_AnswersWithTokens(t *testing.T) {
 		"THEN", rfc3339(created), "NOW", rfc3339(now), "IAT", fmt.Sprint(now), "EXP", fmt.Sprint(now+900))
 	ts.wantAnswers(t, fill.Replace(`
 		ACCESS  GET /me  -  200  {"id":"ID",EMAIL,"display_name":"",ROLE,STATUS}`), "ACCESS", access,
-		"STATUS", fill.Replace(`"status":"active","created_at":"THEN","last_login_at":"NOW"`))
+		"STATUS", fill.Replace(`"status":"active","created_at":"THEN","last_login_at":"NOW","groups":[]`))
 	for i, form := range []string{
 		`{"alg":"RS256","kid":"KEY","typ":"JWT"}`,
 		`{"sub":"ID",EMAIL,ROLE,"iss":"http://localhost:8100","aud":"pico-bot",` +
-			`"iat":IAT,"exp":EXP,"jti":"[a-z2-7]{26}","sid":"[0-9a-f]{64}"}`,
+			`"iat":IAT,"exp":EXP,"jti":"[a-z2-7]{26}","sid":"[0-9a-f]{64}","groups":\[\]}`,
 	} {
 		part := must(b64.DecodeString(strings.Split(access, ".")[i]))
 		whole := regexp.MustCompile("^" + fill.Replace(form) + "$")
@@ -4025,7 +4077,7 @@ func TestUsers_AreAdministered(t *testing.T) {
 		-      POST /register         TWIN                    200`),
 		"ADMIN", admin, "TWIN", `{"email":"ADA@example.com","password":"battery staple"}`,
 		"LISTED", fill(`NAME,"role":"superadmin","org_id":"beta","status":"suspended"`), "CREATED", fill(
-			`"role":"operator","org_id":"acme","status":"active","created_at":"NOW","last_login_at":null`))
+			`"role":"operator","org_id":"acme","status":"active","created_at":"NOW","last_login_at":null,"groups":[]`))
 }
 
 // handlersChanges are the changes of a user that every admin can ask for.

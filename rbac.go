@@ -46,7 +46,27 @@ type user struct {
 	orgID        string
 	status       string
 	createdAt    int64
-	lastLoginAt  int64 // 0 before the first login
+	lastLoginAt  int64  // 0 before the first login
+	groups       string // "ID/NAME,ID/NAME"; read with a single user, never in lists
+}
+
+// membership is a group that a user is in.
+type membership struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
+}
+
+// memberships returns the groups of a user, sorted by id; never nil, because
+// clients expect a list. Names of groups contain neither / nor a comma.
+func (u user) memberships() []membership {
+	in := []membership{}
+	for text := range strings.SplitSeq(u.groups, ",") {
+		if id, name, ok := strings.Cut(text, "/"); ok {
+			in = append(in, membership{id, name})
+		}
+	}
+	slices.SortFunc(in, func(a, b membership) int { return strings.Compare(a.ID, b.ID) })
+	return in
 }
 
 // principal is an authenticated caller as the database knew it when the
@@ -65,13 +85,13 @@ const (
 	public                          // no token is read, not even a wrong one
 	permSelf                        // the own account and sessions; says nothing about other users
 	permUsersRead                   // see users; which ones is up to mayReadUser
-	permUsersEdit                   // change users; which ones and to what is up to mayEditUser and mayGrant
+	permUsersEdit                   // change users, groups and service tokens; which is up to the rules below
 	permOrgEdit                     // move users between organisations; implies nothing within them
 	permSettings                    // change how the whole server behaves, such as open registration
 )
 
-// roles is the policy: what each role may ask for. Rules about single users
-// follow below.
+// roles is the policy: what each role may ask for. Rules about organisations
+// and single users follow below.
 var roles = map[role][]permission{
 	superadmin: {permUsersRead, permUsersEdit, permOrgEdit, permSettings},
 	orgAdmin:   {permUsersRead, permUsersEdit},
@@ -91,12 +111,16 @@ func knownRole(r role) bool {
 	return ok
 }
 
+// mayReadOrg reports whether an organisation exists as far as the actor can
+// know. What another one holds does not: an answer that tells "forbidden" from
+// "not found" would reveal it.
+func mayReadOrg(actor user, orgID string) bool {
+	return actor.role == superadmin || actor.orgID == orgID
+}
+
 // mayReadUser reports whether target exists as far as the actor can know.
-// Users of another organisation do not: an answer that tells "forbidden"
-// from "not found" would reveal them.
 func mayReadUser(actor, target user) bool {
-	return allows(actor.role, permUsersRead) &&
-		(actor.role == superadmin || actor.orgID == target.orgID)
+	return allows(actor.role, permUsersRead) && mayReadOrg(actor, target.orgID)
 }
 
 // mayEditUser reports whether the actor may change target. Superadmins are
@@ -135,7 +159,7 @@ func checkNewUser(u user, password string, minLength int) (field string, err err
 	if err := checkName(u.displayName, 0, 255); err != nil {
 		return "display_name", err
 	}
-	return "org_id", checkName(u.orgID, 1, 100)
+	return "org_id", checkTag(u.orgID)
 }
 
 // checkEmail is for new users only; adopted ones keep what they have. ASCII
@@ -176,11 +200,20 @@ func checkNewPassword(password string, minLength int) error {
 // included, which terminals obey.
 func isControl(r rune) bool { return r < ' ' || (0x7f <= r && r < 0xa0) }
 
-// checkName is for display names and organisations: text that can be shown
+// checkName is for display names and descriptions: text that can be shown
 // anywhere.
 func checkName(v string, minBytes, maxBytes int) error {
 	if len(v) < minBytes || len(v) > maxBytes || !utf8.ValidString(v) || strings.ContainsFunc(v, isControl) {
 		return fmt.Errorf("must have %d to %d bytes and no control characters", minBytes, maxBytes)
+	}
+	return nil
+}
+
+// checkTag is for organisations and groups. "ORG/GROUP" and lists of such
+// names have one meaning each, so neither contains / or a comma.
+func checkTag(v string) error {
+	if checkName(v, 1, 100) != nil || strings.ContainsAny(v, "/,") {
+		return errors.New("must have 1 to 100 bytes and no slash, comma or control characters")
 	}
 	return nil
 }
