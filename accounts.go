@@ -182,7 +182,8 @@ func (t *queries) checkSuperadminLeft() error {
 }
 
 // userFilter selects users of one organisation, or of every one; the other
-// fields select all when empty.
+// fields select all when empty. Groups and service tokens are selected by their
+// organisation in the same way.
 type userFilter struct {
 	everyOrg    bool
 	orgID       string
@@ -191,13 +192,13 @@ type userFilter struct {
 	status      string
 }
 
-// where returns the conditions of the filter and args with their values. What
-// a client sent is only ever a value.
-func (f userFilter) where(args ...any) (conditions string, values []any) {
+// where returns the conditions of the filter and their values. What a client
+// sent is only ever a value.
+func (f userFilter) where() (conditions string, values []any) {
 	add := func(given bool, condition, value string) {
 		if given {
-			args = append(args, value)
-			conditions += fmt.Sprintf(" AND %s $%d", condition, len(args))
+			values = append(values, value)
+			conditions += fmt.Sprintf(" AND %s $%d", condition, len(values))
 		}
 	}
 	prefix := emailKey(f.emailPrefix)
@@ -206,23 +207,14 @@ func (f userFilter) where(args ...any) (conditions string, values []any) {
 	add(prefix != "", "email_key <", prefix+"\U0010FFFF")
 	add(f.role != "", "role =", f.role)
 	add(f.status != "", "status =", f.status)
-	return conditions, args
+	return conditions, values
 }
 
-// listUsers returns up to limit users after the given seq, in order of
-// creation.
-func (s *store) listUsers(f userFilter, after int64, limit int) ([]user, error) {
-	where, args := f.where(after, limit)
-	query := `SELECT ` + userColumns + ` FROM users WHERE seq > $1` + where + ` ORDER BY seq LIMIT $2`
-	return queryRows(s.reads, query, args, userTargets)
-}
-
-// countUsers counts what listUsers would return without limits. Without a role
-// and a status it reads an index alone.
-func (s *store) countUsers(f userFilter) (n int64, err error) {
+// usersWhere is the list of the users that a filter selects. Without a role
+// and a status, counting them reads an index alone.
+func usersWhere(f userFilter) rowList[user] {
 	where, args := f.where()
-	err = s.reads.get(`SELECT count(*) FROM users WHERE 1 = 1`+where, args, &n)
-	return n, err
+	return rowList[user]{"users", userColumns, where, args, userTargets}
 }
 
 // --- sessions ---

@@ -2,9 +2,11 @@ package main
 
 // This file is the administration of users, for superadmins, for the admins
 // of an organisation and for the operator's shell, which calls the same
-// functions. Each change is decided inside the transaction that makes it, on
-// the actor and the target as the database has them then; rbac.go holds the
-// rules. Bodies and answers of users in JSON are here too.
+// functions, and what other administration shares with it: who asks, lists of
+// any length, commands of the shell. Each change is decided inside the
+// transaction that makes it, on the actor and the target as the database has
+// them then; rbac.go holds the rules. Bodies and answers of users in JSON are
+// here too.
 
 import (
 	"bufio"
@@ -19,17 +21,15 @@ import (
 	"time"
 )
 
-const (
-	pageRows = 500  // users read at a time: what a list of any length costs in memory
-	maxLimit = 1000 // of ?limit=
-)
+// maxLimit is the largest ?limit= of a list.
+const maxLimit = 1000
 
 // caller is who asks for a change, and from where.
 type caller struct {
 	ctx    context.Context
 	by     principal
 	need   permission // asked again inside the change
-	target string     // id of the user to change
+	target string     // id of what is to change: a user, or what the path names
 	client string     // as clientKey names it; for the hashing queue
 	event  func(name string, args ...any)
 }
@@ -53,6 +53,16 @@ func (c caller) recheck(actor user) error {
 		return errRoleTooLow
 	}
 	return nil
+}
+
+// shellCall is a command of the operator's shell for the files below shell.go.
+type shellCall struct {
+	caller
+	words     []string // after the name of the command
+	role, org string   // the options of these names; may be empty
+	// print shows a row in columns, or its body as JSON when that was asked
+	// for. A nil body is a line for people alone.
+	print func(body any, columns ...string)
 }
 
 // --- users as JSON ---
@@ -95,6 +105,16 @@ type ownProfile struct {
 
 func newOwnProfile(u user) ownProfile { return ownProfile{newFullProfile(u), u.memberships()} }
 
+// unixTime is a time in unix seconds that is RFC 3339 UTC in JSON.
+type unixTime int64
+
+func (t unixTime) String() string { return rfc3339(int64(t)) }
+
+func (t unixTime) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// asIs is for rows that are written as they are stored.
+func asIs[T any](row T) T { return row }
+
 func rfc3339(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }
 
 // userAnswer is the success body of changes to a user: whose, and what was set.
@@ -112,9 +132,7 @@ func userNotFound(id string) error {
 
 // --- lists ---
 
-// handleListUsers writes all users the caller may see, or one page of them
-// with ?limit= and ?after=. Rows go out as they are read, so a million users
-// cost no more memory than a page.
+// handleListUsers writes all users the caller may see, or one page of them.
 func (s *server) handleListUsers(x *exchange, p principal) error {
 	q := x.r.URL.Query()
 	filter := userFilter{
@@ -124,22 +142,7 @@ func (s *server) handleListUsers(x *exchange, p principal) error {
 		role:        q.Get("role"),
 		status:      q.Get("status"),
 	}
-	after, err := queryNumber(q, "after", 0, math.MaxInt64, 0)
-	if err != nil {
-		return err
-	}
-	limit, err := queryNumber(q, "limit", 1, maxLimit, math.MaxInt64)
-	if err != nil {
-		return err
-	}
-	list := userList{filter: filter, limit: limit}
-	if list.total, err = s.store.countUsers(filter); err != nil {
-		return err
-	}
-	if list.page, err = s.store.listUsers(filter, after, int(min(limit, pageRows))); err != nil {
-		return err
-	}
-	return s.streamUsers(x, list)
+	return streamList(x, `{"users":[`, usersWhere(filter), newProfile)
 }
 
 // queryNumber parses an optional whole number of a query.
@@ -154,49 +157,70 @@ func queryNumber(q url.Values, name string, lo, hi, absent int64) (int64, error)
 	return n, nil
 }
 
-// userList is a list being written.
-type userList struct {
-	filter       userFilter
-	limit, total int64
-	page         []user
-}
-
-// streamUsers writes pages until the rows or the limit end. Once it has
-// begun, a failure can only be shown by cutting the connection.
-func (s *server) streamUsers(x *exchange, l userList) (err error) {
+// streamList answers with a whole list, or with one page of it by ?limit= and
+// ?after=. head is the answer up to the first row, and body is a row as JSON.
+// Rows go out as they are read.
+func streamList[T, J any](x *exchange, head string, l rowList[T], body func(T) J) error {
+	q := x.r.URL.Query()
+	after, err := queryNumber(q, "after", 0, math.MaxInt64, 0)
+	if err != nil {
+		return err
+	}
+	limit, err := queryNumber(q, "limit", 1, maxLimit, math.MaxInt64)
+	if err != nil {
+		return err
+	}
+	total, err := l.count(x.s.store.reads)
+	if err != nil {
+		return err
+	}
+	page, err := l.page(x.s.store.reads, after, int(min(limit, pageRows)))
+	if err != nil {
+		return err
+	}
 	x.Header().Set("Content-Type", "application/json")
 	out := bufio.NewWriterSize(x, 32<<10)
-	written, last := int64(0), int64(0)
-	out.WriteString(`{"users":[`)
-	for len(l.page) > 0 {
-		// Each page has the time of a whole answer. Deadlines are machine time,
-		// whatever the injected clock says.
-		http.NewResponseController(x).SetWriteDeadline(time.Now().Add(writeTimeout))
-		for _, u := range l.page {
-			if written > 0 {
-				out.WriteByte(',')
-			}
-			row, _ := json.Marshal(newProfile(u)) // texts only: cannot fail
-			out.Write(row)
-			written++
-			last = u.seq
-		}
-		left := min(l.limit-written, pageRows)
-		if left == 0 || out.Flush() != nil {
-			break
-		}
-		if l.page, err = s.store.listUsers(l.filter, last, int(left)); err != nil {
-			x.logFailure(errInternal.because(err))
-			panic(http.ErrAbortHandler)
-		}
-	}
-	fmt.Fprintf(out, `],"total":%d`, max(l.total, written))
-	if written == l.limit {
+	out.WriteString(head)
+	written, last := writePages(x, out, l, body, page, limit)
+	fmt.Fprintf(out, `],"total":%d`, max(total, written))
+	if written == limit {
 		fmt.Fprintf(out, `,"next":"%d"`, last)
 	}
 	out.WriteString("}")
 	out.Flush()
 	return nil
+}
+
+// writePages writes pages from the given one on until the rows or the limit
+// end. It returns how many rows there were and the seq of the last. Once it has
+// begun, a failure can only be shown by cutting the connection.
+func writePages[T, J any](
+	x *exchange, out *bufio.Writer, l rowList[T], body func(T) J, page []T, limit int64,
+) (written, last int64) {
+	for len(page) > 0 {
+		// Each page has the time of a whole answer. Deadlines are machine time,
+		// whatever the injected clock says.
+		http.NewResponseController(x).SetWriteDeadline(time.Now().Add(writeTimeout))
+		for _, row := range page {
+			if written > 0 {
+				out.WriteByte(',')
+			}
+			text, _ := json.Marshal(body(row)) // texts only: cannot fail
+			out.Write(text)
+			written++
+		}
+		last = l.last(page)
+		left := min(limit-written, pageRows)
+		if left == 0 || out.Flush() != nil {
+			break
+		}
+		var err error
+		if page, err = l.page(x.s.store.reads, last, int(left)); err != nil {
+			x.logFailure(errInternal.because(err))
+			panic(http.ErrAbortHandler)
+		}
+	}
+	return written, last
 }
 
 // handleGetUser answers 404 both for nobody and for users the caller may not
@@ -328,6 +352,14 @@ func checkStatus(v string) error {
 func checkOrg(v string) error {
 	if err := checkTag(v); err != nil {
 		return invalidField("org_id", err.Error())
+	}
+	return nil
+}
+
+// checkDescription is for groups and service tokens.
+func checkDescription(v string) error {
+	if err := checkName(v, 0, 500); err != nil {
+		return invalidField("description", err.Error())
 	}
 	return nil
 }

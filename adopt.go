@@ -4,8 +4,9 @@ package main
 // into ours, once and in one transaction, after copying the file as it was,
 // and it knows their refresh and service tokens. What such databases can
 // contain: any text as an email or a name, users whose emails differ only in
-// case, groups of one name, passwords cut at 72 bytes. Without this file and the lines marked
-// `room: adopt` the program is the same for databases of its own.
+// case, groups of one name, passwords cut at 72 bytes. Without this file and
+// the lines marked `room: adopt` the program is the same for databases of its
+// own.
 
 import (
 	"crypto/hmac"
@@ -79,7 +80,7 @@ FROM python_group_members m JOIN groups g ON g.id = m.group_id
 ORDER BY m.joined_at, m.user_id;
 
 INSERT INTO service_tokens (id, name, token_hash, role, org_id, description, created_at)
-SELECT id, CASE WHEN twin = 1 THEN name ELSE name || ' (' || id || ')' END,
+SELECT id, CASE WHEN twin = 1 THEN name ELSE name || '-' || id END,
 	unhex(token_hash), role, org_id, description, coalesce(unixepoch(created_at), 0)
 FROM (SELECT *, row_number() OVER (PARTITION BY name ORDER BY created_at, id) AS twin
 	FROM python_service_tokens WHERE revoked_at IS NULL AND length(unhex(token_hash)) = 32)
@@ -178,25 +179,26 @@ func reportAdoption(t *queries, kept string, log *slog.Logger) error {
 		"users", users, "refresh_tokens", sessions, "groups", groups, "memberships", members,
 		"service_tokens", tokens, "copy", kept)
 	if lost -= members; lost > 0 {
-		log.Warn("members of groups were dropped who are not users of the group's organisation", "count", lost)
+		log.Warn("members of groups were dropped who are not users of the group's organisation",
+			"count", lost)
 	}
-	for _, odd := range []struct{ warning, name, query string }{
-		{"another email differs from this one only in case; each logs in with its own spelling", "email",
+	for _, odd := range []struct{ warning, query string }{
+		{"another email differs from this one only in case; each logs in with its own spelling",
 			`SELECT email FROM users WHERE lower(email) IN
 				(SELECT lower(email) FROM users WHERE email_key <> lower(email)) ORDER BY seq`},
-		{"a group has another name now: its old one was taken, or had a slash, comma or control character", "now",
-			`SELECT n.name FROM groups n JOIN python_groups USING (id)
-				WHERE n.name <> python_groups.name ORDER BY n.seq`},
-		{"a service token has another name now: its old one was taken", "now",
-			`SELECT n.name FROM service_tokens n JOIN python_service_tokens USING (id)
-				WHERE n.name <> python_service_tokens.name ORDER BY n.seq`},
+		{"a group has this name now; its old one was taken, or had a slash, comma or control character",
+			`SELECT n.name FROM groups n JOIN python_groups p USING (id)
+				WHERE n.name <> p.name ORDER BY n.seq`},
+		{"a service token has this name now; its old one was taken",
+			`SELECT n.name FROM service_tokens n JOIN python_service_tokens p USING (id)
+				WHERE n.name <> p.name ORDER BY n.seq`},
 	} {
 		names, err := queryRows(t, odd.query, nil, func(name *string) []any { return []any{name} })
 		if err != nil {
 			return err
 		}
 		for _, name := range names {
-			log.Warn(odd.warning, odd.name, name)
+			log.Warn(odd.warning, "name", name)
 		}
 	}
 	return nil

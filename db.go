@@ -588,6 +588,47 @@ func queryRows[T any](t *queries, query string, args []any, targets func(*T) []a
 	return found, storageError(cmp.Or(err, rows.Err()))
 }
 
+// pageRows is how many rows of a list are read at a time.
+const pageRows = 500
+
+// rowList is the rows of a table for which its conditions hold, in the order of
+// seq. It is read page by page, so a million rows cost no more memory than a
+// page.
+type rowList[T any] struct {
+	table, columns string         // the first column is the seq
+	where          string         // conditions on args, each beginning with AND
+	args           []any          // $1 and so on
+	targets        func(*T) []any // where the columns of a row go
+}
+
+func (l rowList[T]) count(t *queries) (n int64, err error) {
+	err = t.get(`SELECT count(*) FROM `+l.table+` WHERE 1 = 1`+l.where, l.args, &n)
+	return n, err
+}
+
+// page returns up to limit rows after the given seq.
+func (l rowList[T]) page(t *queries, after int64, limit int) ([]T, error) {
+	n := len(l.args)
+	query := fmt.Sprintf(`SELECT %s FROM %s WHERE seq > $%d%s ORDER BY seq LIMIT $%d`,
+		l.columns, l.table, n+1, l.where, n+2)
+	return queryRows(t, query, append(l.args[:n:n], after, limit), l.targets)
+}
+
+// last returns the seq of the last row of a page.
+func (l rowList[T]) last(page []T) int64 { return *l.targets(&page[len(page)-1])[0].(*int64) }
+
+// each calls do with every row.
+func (l rowList[T]) each(t *queries, do func(T)) error {
+	page, err := l.page(t, 0, pageRows)
+	for err == nil && len(page) > 0 {
+		for _, row := range page {
+			do(row)
+		}
+		page, err = l.page(t, l.last(page), pageRows)
+	}
+	return err
+}
+
 // storageError translates errors by SQLite's result codes, never by their
 // text.
 func storageError(err error) error {

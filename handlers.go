@@ -76,6 +76,19 @@ func (s *server) routeTable() []route {
 		{"PUT /api/v1/auth/users/{id}/org", permOrgEdit, api, s.handleSet("org")},
 		{"PUT /api/v1/auth/users/{id}/password", permUsersEdit, api, s.handleResetPassword},
 
+		{"GET /api/v1/groups", permSelf, api, s.handleListGroups},                             // room: groups
+		{"POST /api/v1/groups", permUsersEdit, api, s.handleCreateGroup},                      // room: groups
+		{"GET /api/v1/groups/{id}", permSelf, api, s.handleGetGroup},                          // room: groups
+		{"PUT /api/v1/groups/{id}", permUsersEdit, api, s.handleChangeGroup},                  // room: groups
+		{"DELETE /api/v1/groups/{id}", permUsersEdit, api, s.handleDeleteGroup},               // room: groups
+		{"POST /api/v1/groups/{id}/members", permUsersEdit, api, s.handleJoinGroup},           // room: groups
+		{"DELETE /api/v1/groups/{id}/members/{user}", permUsersEdit, api, s.handleLeaveGroup}, // room: groups
+
+		{"GET " + servicePath, permUsersEdit, api, s.handleListServices},              // room: servicetokens
+		{"POST " + servicePath, permUsersEdit, api, s.handleMakeService},              // room: servicetokens
+		{"POST " + servicePath + "/validate", public, api, s.handleCheckService},      // room: servicetokens
+		{"DELETE " + servicePath + "/{name}", permUsersEdit, api, s.handleEndService}, // room: servicetokens
+
 		{"GET " + jwksPath, public, document, s.handleJWKS},
 		{"GET " + discoveryPath, public, document, s.handleDiscovery},
 		{"GET " + healthPath, public, monitor, s.handleHealth},
@@ -254,13 +267,6 @@ func (s *server) verifyPassword(x *exchange, u user, email, member, password str
 func (x *exchange) throttled(u user, v verdict) error {
 	x.event("login.throttled", "user", u.id, "rule", v.rule)
 	return tooManyAttempts(v)
-}
-
-// tooManyAttempts does not say which rule forbids, because that would tell
-// whether an account exists.
-func tooManyAttempts(v verdict) error {
-	return &apiError{status: 429, code: "too_many_attempts", retry: v.wait,
-		cause: errors.New(v.rule), detail: "Too many attempts; try again later"}
 }
 
 // mayLogIn says what only somebody who knew the password may learn.

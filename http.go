@@ -373,6 +373,13 @@ func invalidField(name, problem string) error {
 		field: name, detail: name + " " + problem}
 }
 
+// tooManyAttempts does not say which rule forbids, because that would tell
+// whether an account exists.
+func tooManyAttempts(v verdict) error {
+	return &apiError{status: 429, code: "too_many_attempts", retry: v.wait,
+		cause: errors.New(v.rule), detail: "Too many attempts; try again later"}
+}
+
 // fail is the one place where an error becomes an answer. Clients see status,
 // code and detail; the cause goes to the log, and for a 5xx the request id
 // joins the two.
@@ -492,7 +499,7 @@ type member struct {
 	name     string
 	required bool
 	bare     bool // the value may be the whole body, as the Python server has it
-	target   any  // *string or *bool
+	target   any  // *string, *bool, or **string, which stays nil when it is absent
 }
 
 func need[T string | bool](name string, target *T) member {
@@ -503,7 +510,7 @@ func needOrBare(name string, target *string) member {
 	return member{name: name, required: true, bare: true, target: target}
 }
 
-func maybe[T string | bool](name string, target *T) member {
+func maybe[T string | bool | *string](name string, target *T) member {
 	return member{name: name, target: target}
 }
 
@@ -539,10 +546,10 @@ func (m member) set(raw json.RawMessage) error {
 	if json.Unmarshal(raw, m.target) == nil {
 		return nil
 	}
-	if _, isText := m.target.(*string); isText {
-		return invalidField(m.name, "must be a string")
+	if _, isBool := m.target.(*bool); isBool {
+		return invalidField(m.name, "must be true or false")
 	}
-	return invalidField(m.name, "must be true or false")
+	return invalidField(m.name, "must be a string")
 }
 
 // readJSON returns a body that checkJSON accepts. Insisting on the content
@@ -766,7 +773,12 @@ func (s *server) logRequest(x *exchange, start time.Time) {
 }
 
 // alarmingEvents are logged at level WARN: somebody should look at them.
-var alarmingEvents = []string{"login.throttled", "refresh.reuse", "registration.throttled"}
+var alarmingEvents = []string{
+	"login.throttled",
+	"refresh.reuse",
+	"registration.throttled",
+	"service_token.throttled", // room: servicetokens
+}
 
 // event logs something that matters to security under a stable name, with ids
 // and never secrets.

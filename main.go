@@ -1,14 +1,14 @@
 // Command pico-auth is a JWT login service in one flat package: registration,
-// login, refresh-token rotation, roles, user administration and a published
-// key set, on SQLite, without configuration. It is not an OAuth authorization
-// server, has no login page and sends no mail.
+// login, refresh-token rotation, roles, groups, service tokens, administration
+// and a published key set, on SQLite, without configuration. It is not an OAuth
+// authorization server, has no login page and sends no mail.
 //
 // To read it, take the files in this order: rbac.go (users, and who may do
 // what), jwt.go (tokens), keys.go (signing keys), passwords.go (hashing and
 // throttling), db.go and accounts.go (storage), http.go (the way of a
-// request), handlers.go, admin.go and oidc.go (the endpoints), config.go,
-// shell.go (the operator's commands) and main.go, which puts them together.
-// adopt.go takes over databases of the Python server. A file uses only files
+// request), handlers.go, admin.go, groups.go, servicetokens.go and oidc.go (the
+// endpoints), config.go, shell.go (the operator's commands) and main.go, which
+// puts them together. adopt.go takes over databases of the Python server. A file uses only files
 // that stand lower in the table of TestStructure_Rooms.
 package main
 
@@ -62,7 +62,7 @@ func exitCode(err error, stderr io.Writer) int {
 	return 1
 }
 
-// usage explains everything but user and key, which shellUsage does.
+// usage explains everything but the commands of which shellUsage does.
 const usage = `pico-auth is a JWT login service.
 
   pico-auth [-config FILE] [serve]     run the server
@@ -70,6 +70,8 @@ const usage = `pico-auth is a JWT login service.
   pico-auth healthcheck                exit 0 if the running server can store changes
   pico-auth version
   pico-auth user add|list|show|passwd|role|status|org|delete …   manage users
+  pico-auth group list|add|delete|join|leave …                   manage groups
+  pico-auth service-token add|list|revoke …                      manage service tokens
   pico-auth key list|rotate|drop …     manage signing keys
 
 Settings come from application.yaml (or -config FILE) and from environment
@@ -93,6 +95,16 @@ var commands = map[string]command{
 	"key list":    inShell(0, shellKeyList),
 	"key rotate":  inShell(0, shellKeyRotate),
 	"key drop":    inShell(1, shellKeyDrop),
+
+	"group list":   inRoom(0, shellGroupList),   // room: groups
+	"group add":    inRoom(1, shellGroupAdd),    // room: groups
+	"group delete": inRoom(1, shellGroupDelete), // room: groups
+	"group join":   inRoom(2, shellGroupJoin),   // room: groups
+	"group leave":  inRoom(2, shellGroupLeave),  // room: groups
+
+	"service-token add":    inRoom(1, shellServiceTokenAdd),    // room: servicetokens
+	"service-token list":   inRoom(0, shellServiceTokenList),   // room: servicetokens
+	"service-token revoke": inRoom(1, shellServiceTokenRevoke), // room: servicetokens
 }
 
 // run does what the command line says. It returns when that is done, or after
@@ -112,7 +124,7 @@ func run(ctx context.Context, p process) error {
 		return nil
 	}
 	do, known := commands[line.name]
-	misplaced := help == usage && line.shellOptions != absentOptions
+	misplaced := help == usage && line.shellOptions != shellOptions{}
 	if !known || misplaced || len(line.words) != do.words {
 		return usageErrorf("%s: unknown command, or too few or too many words or options\n\n%s",
 			line.name, help)
@@ -233,7 +245,7 @@ func (a *app) ensureKeys(ctx context.Context) error {
 // makeFirstKey makes a key, unless another server is faster. Users are counted
 // before: another server can have made its admin afterwards.
 func (a *app) makeFirstKey(ctx context.Context) error {
-	users, err := a.store.countUsers(userFilter{everyOrg: true})
+	users, err := usersWhere(userFilter{everyOrg: true}).count(a.store.reads)
 	if err != nil {
 		return err
 	}
@@ -431,7 +443,7 @@ func (a *app) createAdmin(ctx context.Context) error {
 	}
 	if a.cfg.adminPassword == defaultAdminPassword {
 		filter := userFilter{everyOrg: true, role: superadmin}
-		superadmins, err := a.store.countUsers(filter)
+		superadmins, err := usersWhere(filter).count(a.store.reads)
 		if err != nil || superadmins > 0 {
 			return err
 		}
@@ -483,7 +495,7 @@ func (a *app) defaultPasswordAdmins(ctx context.Context) (weak []string, err err
 		return nil, err
 	}
 	filter := userFilter{everyOrg: true, role: superadmin, status: statusActive}
-	admins, err := a.store.listUsers(filter, 0, 100)
+	admins, err := usersWhere(filter).page(a.store.reads, 0, 100)
 	if err != nil {
 		return nil, err
 	}

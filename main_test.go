@@ -19,6 +19,8 @@ package main
 //	=== adopt.go ===              databases of the Python server
 //	=== http.go, oidc.go ===      bad input, errors, headers, CORS, proxies
 //	=== handlers.go, admin.go ===  every endpoint, races, administration
+//	=== groups.go ===             life, refusals, bounds, races
+//	=== servicetokens.go ===      life, refusals, throttle
 //	=== config.go ===             faults, sources, documents
 //	=== main.go, shell.go ===     start, stop, commands, durability
 //	=== structure ===             rooms and imports, README
@@ -440,6 +442,23 @@ auditor@a     --       --          --        --           --       --           
 		a, b := parse(actor), parse(target)
 		return rbacMark(mayReadUser(a, b), "r") + rbacMark(mayEditUser(a, b), "w")
 	})
+}
+
+// The groups of a user come sorted, and none are a list too.
+func TestRBAC_Memberships(t *testing.T) {
+	t.Parallel()
+	for text, wanted := range map[string]string{
+		"":                "[]",
+		"b/two":           "[{b two}]",
+		"b/two,a/one,c/":  "[{a one} {b two} {c }]",
+		"b/t w o,a/ö (b)": "[{a ö (b)} {b t w o}]",
+	} {
+		in := user{groups: text}.memberships()
+		want(t, text, fmt.Sprint(in), wanted)
+		want(t, text+" is nil", in == nil, false)
+	}
+	u := user{groups: "b/two,a/one"}
+	want(t, "in a, in one", fmt.Sprint(u.isIn("a"), u.isIn("one")), "true false")
 }
 
 // TestRBAC_NamelessOrg: adopted databases can hold an organisation with an
@@ -2530,8 +2549,8 @@ func adoptServiceToken(n int) string { return fmt.Sprintf("pico_svc_%064x", n) }
 
 // Users keep everything, each answers to its own spelling, and the log names
 // what was taken over, the copy, and emails that differ only in case. Tables of
-// the operator's own stay, also where they refer to users: their rows are not deleted, and the reference goes on. The next start
-// does nothing of it.
+// the operator's own stay, also where they refer to users: their rows are not
+// deleted, and the reference goes on. The next start does nothing of it.
 func TestAdopt_EverybodyIsTakenOver(t *testing.T) {
 	t.Parallel()
 	path := adoptDatabase(t, hashToken)
@@ -2542,7 +2561,7 @@ func TestAdopt_EverybodyIsTakenOver(t *testing.T) {
 	kept := path + ".before-adoption"
 	wantText(t, "log", s.logs.String(), "users=16 refresh_tokens=2 groups=0 memberships=0 "+
 		"service_tokens=0 copy="+kept,
-		"email=Twin@", "email=twin@", "email=Pair@", "email=PAIR@")
+		"name=Twin@", "name=twin@", "name=Pair@", "name=PAIR@")
 	want(t, "warnings for twins", s.logged("differs from this one only in case"), 4)
 	wantText(t, "copy", dbFiles(kept), "auth.db.before-adoption -rw-------")
 	db := must(sql.Open("sqlite", dsn(kept)))
@@ -2591,8 +2610,8 @@ func TestAdopt_GroupsAndServiceTokens(t *testing.T) {
 		row := func(text *string) []any { return []any{text} }
 		return strings.Join(must(queryRows(s.reads, query, nil, row)), "\n")
 	}
-	want(t, "groups", rows(`SELECT id || '|' || name || '|' || description || '|' || org_id || '|' || created_at
-		FROM groups ORDER BY seq`), `g1|team|the first|acme|1782864000
+	want(t, "groups", rows(`SELECT id || '|' || name || '|' || description || '|' || org_id ||
+		'|' || created_at FROM groups ORDER BY seq`), `g1|team|the first|acme|1782864000
 g2|team (g2)|the second|acme|1782950400
 g3|team||beta|1783123200
 g4|a-b-c--d||acme|1783209600
@@ -2606,14 +2625,14 @@ g4|whole|1783209601
 g6|whole|0`)
 	want(t, "groups of a user", fmt.Sprint(must(s.userByID("whole")).memberships()),
 		"[{g1 team} {g2 team (g2)} {g4 a-b-c--d} {g6 }]")
-	want(t, "service tokens", rows(`SELECT id || '|' || name || '|' || role || '|' || org_id || '|' || description
-		FROM service_tokens ORDER BY seq`), `s1|bot|operator|acme|answers mail
-s2|bot (s2)|auditor|beta|
+	want(t, "service tokens", rows(`SELECT id || '|' || name || '|' || role || '|' || org_id ||
+		'|' || description FROM service_tokens ORDER BY seq`), `s1|bot|operator|acme|answers mail
+s2|bot-s2|auditor|beta|
 s4|ein Name/2|viewer|acme|`)
 	wantText(t, "log", s.logs.String(), "groups=6 memberships=5 service_tokens=3 copy=",
 		"not users of the group's organisation\" count=3\n",
-		`now="team (g2)"`, `now=a-b-c--d`, `now="a-b-c--d (g5)"`, `now="bot (s2)"`)
-	want(t, "warnings of other names", s.logged("has another name now"), 4)
+		`name="team (g2)"`, `name=a-b-c--d`, `name="a-b-c--d (g5)"`, `name=bot-s2`)
+	want(t, "warnings of other names", s.logged("has this name now"), 4)
 	want(t, "email credentials and leftovers", rows(`SELECT (SELECT email FROM email_credentials) ||
 		(SELECT count(*) FROM sqlite_master WHERE name LIKE '%python%' OR name LIKE 'ix%groups%')`),
 		"bot@example.com0")
@@ -2796,7 +2815,7 @@ func (ts *testServer) in(t testing.TB) *testServer {
 // httpEndpoint is how to ask for a route, about a user that is not there.
 func httpEndpoint(r route) (method, path string) {
 	method, path, _ = strings.Cut(r.pattern, " ")
-	return method, strings.Replace(path, "{id}", "nobody", 1)
+	return method, regexp.MustCompile(`{\w+}`).ReplaceAllString(path, "nobody")
 }
 
 // TestHTTP_Members: every endpoint that reads a body insists on JSON, names
@@ -2818,7 +2837,12 @@ func TestHTTP_Members(t *testing.T) {
 		PUT /users/{id}/role      {"role":"viewer"}
 		PUT /users/{id}/status    {"status":"active"}
 		PUT /users/{id}/password  {"new_password":"q"}
-		PUT /users/{id}/org       {"org_id":"o"}`) {
+		PUT /users/{id}/org       {"org_id":"o"}
+		POST /groups              {"name":"n","description?":"d","org_id?":"o"}
+		PUT /groups/{id}          {"name?":"n","description?":"d"}
+		POST /groups/{id}/members      {"user_id":"u"}
+		POST /service-tokens           {"name":"n","role?":"viewer","org_id?":"o","description?":"d"}
+		POST /service-tokens/validate  {"token":"x"}`) {
 		row := columns(line)
 		covered[row[0]] = true
 		t.Run(row[0], func(t *testing.T) {
@@ -2847,7 +2871,7 @@ func TestHTTP_Members(t *testing.T) {
 	want(t, "users after all this", fmt.Sprint(a.json["total"]), "2")
 	// A new endpoint that reads a body has to be added to the table.
 	for _, r := range ts.srv.routeTable() {
-		endpoint := strings.Replace(r.pattern, auth, "", 1)
+		endpoint := strings.NewReplacer(auth, "", "/api/v1", "").Replace(r.pattern)
 		want(t, endpoint+" is in the table", covered[endpoint], r.pattern[0] == 'P')
 	}
 }
@@ -3410,7 +3434,10 @@ func handlersProxied(c *config) {
 func (ts *testServer) ask(endpoint, token string, body any, headers ...string) answer {
 	ts.Helper()
 	method, path, _ := strings.Cut(endpoint, " ")
-	return ts.do(method, auth+path, token, body, headers...)
+	if !strings.HasPrefix(path, "/groups") {
+		path = "/auth" + path
+	}
+	return ts.do(method, "/api/v1"+path, token, body, headers...)
 }
 
 // mustAsk is ask for requests that are to succeed.
@@ -3915,6 +3942,7 @@ func TestRefresh_RacesMintNothing(t *testing.T) {
 	ts := newTestServer(t, unthrottled)
 	admin, rounds := ts.mustAdmin(), 200
 	fmt.Sscan(os.Getenv("PICO_AUTH_ROUNDS"), &rounds)
+	group, staying := ts.group(admin, "team", defaultOrg), regexp.MustCompile(`/role|/org|/groups`)
 	minted := 0
 	for _, line := range lines(`
 		USER   POST /logout             {}
@@ -3925,15 +3953,18 @@ func TestRefresh_RacesMintNothing(t *testing.T) {
 		ADMIN  PUT /users/ID/password   {"new_password":"a new password"}
 		ADMIN  PUT /users/ID/status     {"status":"suspended"}
 		ADMIN  PUT /users/ID/role       "viewer"
+		ADMIN  DELETE /groups/GROUP/members/ID  -
+		ADMIN  PUT /users/ID/org        "acme"
 		ADMIN  DELETE /users/ID         -`) {
 		t.Run(line, func(t *testing.T) {
 			ts := ts.in(t)
-			for range (rounds + 8) / 9 {
+			for range (rounds + 10) / 11 {
 				email := newID() + "@example.com"
 				id := ts.mustUser(email, orgAdmin, defaultOrg)
+				ts.join(admin, group, id)
 				access, refresh := ts.mustLogin(email, userPassword)
 				fill := strings.NewReplacer("USER", access, "ADMIN", admin, "REFRESH", refresh,
-					"SID", sid(access), "/ID", "/"+id)
+					"SID", sid(access), "/ID", "/"+id, "GROUP", group)
 				c, change := columns(fill.Replace(line)), make(chan answer, 1)
 				go func() { change <- ts.ask(c[1], c[0], c[2]) }()
 				for len(change) == 0 {
@@ -3946,14 +3977,18 @@ func TestRefresh_RacesMintNothing(t *testing.T) {
 					minted++
 				}
 				ts.wantOK("the change", <-change)
-				if !strings.Contains(line, "/role") {
+				if !staying.MatchString(line) {
 					ts.wantEnded(access, refresh)
 					continue
 				}
-				// A demotion leaves the session, but takes the right.
-				ts.wantProblem("GET /users", ts.ask("GET /users", access, nil), 403, "forbidden")
+				// The others leave the session, but take a right or the group.
 				access, _ = ts.wantTokens(ts.refresh(refresh))
-				want(t, "role", claimsOf(access)["role"], any(viewer))
+				if strings.Contains(line, "/role") {
+					ts.wantProblem("GET /users", ts.ask("GET /users", access, nil), 403, "forbidden")
+					want(t, "role", claimsOf(access)["role"], any(viewer))
+				} else {
+					want(t, "groups", groupsIn(access), "[]")
+				}
 			}
 		})
 	}
@@ -4077,7 +4112,8 @@ func TestUsers_AreAdministered(t *testing.T) {
 		-      POST /register         TWIN                    200`),
 		"ADMIN", admin, "TWIN", `{"email":"ADA@example.com","password":"battery staple"}`,
 		"LISTED", fill(`NAME,"role":"superadmin","org_id":"beta","status":"suspended"`), "CREATED", fill(
-			`"role":"operator","org_id":"acme","status":"active","created_at":"NOW","last_login_at":null,"groups":[]`))
+			`"role":"operator","org_id":"acme","status":"active","created_at":"NOW",`+
+				`"last_login_at":null,"groups":[]`))
 }
 
 // handlersChanges are the changes of a user that every admin can ask for.
@@ -4112,7 +4148,9 @@ func TestUsers_OddInput(t *testing.T) {
 		ADMIN  PUT /users/ADA/status  {"status":"Active"}    422 invalid_field  "field":"status"
 		ADMIN  PUT /users/ADA/org     {"org_id":""}          422 invalid_field  "field":"org_id"
 		ADMIN  PUT /users/ADA/org     {"org_id":"a\nb"}      422 invalid_field  "field":"org_id"
-		ADMIN  PUT /users/ADA/org     {"org_id":"X101"}      422 invalid_field  "field":"org_id"`, names...)
+		ADMIN  PUT /users/ADA/org     {"org_id":"X101"}      422 invalid_field  "field":"org_id"
+		ADMIN  PUT /users/ADA/org     {"org_id":"a/b"}       422 invalid_field  "field":"org_id"
+		ADMIN  POST /users            {NEW,"org_id":"a,b"}   422 invalid_field  "field":"org_id"`, names...)
 }
 
 // An org_admin sees and changes its own organisation only, no superadmin, and
@@ -4196,17 +4234,31 @@ func TestUsers_WaitingChangesAskAgain(t *testing.T) {
 		viewer     PUT /users/ID/password   {"new_password":"taken over"}
 		viewer     PUT /users/ID/org        {"org_id":"acme"}
 		org_admin  PUT /users/ID/org        {"org_id":"acme"}
-		viewer     DELETE /users/ID         -`) {
+		viewer     DELETE /users/ID         -
+		viewer     POST /groups                     {"name":"new"}
+		viewer     PUT /groups/GROUP                {"name":"new"}
+		viewer     DELETE /groups/GROUP             -
+		viewer     POST /groups/GROUP/members       "BOSS"
+		viewer     DELETE /groups/GROUP/members/ID  -
+		viewer     POST /service-tokens             {"name":"new"}
+		viewer     DELETE /service-tokens/bot       -`) {
 		t.Run(line, func(t *testing.T) {
 			ts, email := ts.in(t), newID()+"@example.com"
 			id := ts.mustUser(email, viewer, defaultOrg)
 			actor, token := ts.as("actor-"+email, superadmin, defaultOrg)
+			group := ts.group(admin, email, defaultOrg)
+			ts.join(admin, group, id)
 			state := func() string {
-				users := ts.ask("GET /users?email="+email, admin, nil)
-				return users.body + ts.ask("GET /users/registration", admin, nil).body
+				text := ""
+				for path := range strings.FieldsSeq("/users?email=" + email + " /groups/" + group +
+					" /users/registration /groups /service-tokens") {
+					text += ts.mustAsk("GET "+path, admin, nil).body
+				}
+				return text
 			}
 			before := state()
-			c := columns(strings.NewReplacer("ID", id, "EMAIL", email).Replace(line))
+			fill := strings.NewReplacer("ID", id, "EMAIL", email, "GROUP", group, "BOSS", actor)
+			c := columns(fill.Replace(line))
 			demote := func(q *queries) error {
 				_, err := q.exec(`UPDATE users SET role = $1 WHERE id = $2`, c[0], actor)
 				return err
@@ -4478,6 +4530,20 @@ func handlersStory(t *testing.T) (ts *testServer, names, secrets []string) {
 		-       POST /login               ONE                                  429 too_many_attempts
 		-       POST /login               {"email":"x","password":"a guess"}   401 invalid_credentials`,
 		append(names, "NEWEST", access, "RIGHT", strings.Replace(one, "one", "three", 1))...)
+	group := ts.group(admin, "team", "acme")
+	ts.wantAnswers(t, `
+		ADMIN   PUT /groups/GROUP                 {"name":"crew"}                200
+		ADMIN   POST /groups/GROUP/members        "ADA"                          200
+		ADMIN   DELETE /groups/GROUP/members/ADA  -                              200
+		ADMIN   DELETE /groups/GROUP              -                              200
+		ADMIN   DELETE /service-tokens/bot        -                              404 service_token_not_found`,
+		append(names, "GROUP", group)...)
+	names = append(names, "GROUP", group)
+	secrets = append(secrets, ts.mustAsk("POST /service-tokens", admin, `{"name":"bot"}`).text("token")[9:])
+	ts.mustAsk("DELETE /service-tokens/bot", admin, nil)
+	for range 61 {
+		ts.ask("POST /service-tokens/validate", "", `{"token":"a guess"}`)
+	}
 	ts.mustAsk("DELETE /users/"+id, admin, nil)
 	ts.mustAsk("PUT /users/registration", admin, object{"enabled": true})
 	for _, password := range []string{"", defaultAdminPassword} {
@@ -4518,14 +4584,26 @@ func TestEvents_AreNamed(t *testing.T) {
 		{"msg":"user.org_changed","user":"ADA","from":"default","to":"acme","actor":"BOSS"}
 		{"msg":"user.status_changed","user":"ADA","to":"suspended","actor":"BOSS"}
 		{"msg":"user.deleted","user":"ADA","actor":"BOSS"}
-		{"msg":"registration.changed","enabled":true,"actor":"BOSS"}`) {
+		{"msg":"registration.changed","enabled":true,"actor":"BOSS"}
+		{"msg":"group.created","group":"GROUP","name":"team","org":"acme","actor":"BOSS"}
+		{"msg":"group.changed","group":"GROUP","name":"crew","actor":"BOSS"}
+		{"msg":"group.member_added","group":"GROUP","user":"ADA","actor":"BOSS"}
+		{"msg":"group.member_removed","group":"GROUP","user":"ADA","actor":"BOSS"}
+		{"msg":"group.deleted","group":"GROUP","name":"crew","actor":"BOSS"}
+		{"msg":"service_token.created","name":"bot","role":"operator","org":"default","actor":"BOSS"}
+		{"msg":"service_token.revoked","name":"bot","actor":"BOSS"}
+		{"msg":"service_token.throttled","level":"WARN"}`) {
 		event := object{"ip": "127.0.0.1", "level": "INFO"}
 		mustOK(json.Unmarshal([]byte(fill.Replace(line)), &event))
 		want(t, line+" is logged", ts.logged(event) > 0, true)
 	}
 	want(t, "failed logins", ts.logged(object{"msg": "login.failed"}), 6)
-	source := string(must(os.ReadFile("handlers.go"))) + string(must(os.ReadFile("admin.go")))
-	named := regexp.MustCompile(`"(?:login|refresh|registration|session|password|user)\.[a-z_]+"`)
+	var source string
+	for _, name := range []string{"handlers.go", "admin.go", "groups.go", "servicetokens.go"} {
+		source += string(must(os.ReadFile(name)))
+	}
+	named := regexp.MustCompile(
+		`"(?:login|refresh|registration|session|password|user|group|service_token)\.[a-z_]+"`)
 	events := named.FindAllString(source, -1)
 	want(t, "the source names events", len(events) >= 16, true)
 	for _, name := range events {
@@ -4585,6 +4663,461 @@ func TestEvents_CannotBeForged(t *testing.T) {
 			}
 		})
 	}
+}
+
+// === groups.go ===
+
+// group makes a group of an organisation as an admin would, and returns its id.
+func (ts *testServer) group(admin, name, org string) string {
+	ts.Helper()
+	return ts.mustAsk("POST /groups", admin, object{"name": name, "org_id": org}).text("id")
+}
+
+// join adds a user to a group.
+func (ts *testServer) join(admin, group, user string) {
+	ts.Helper()
+	ts.mustAsk("POST /groups/"+group+"/members", admin, object{"user_id": user})
+}
+
+// groupsIn are the ids that an access token carries.
+func groupsIn(access string) string { return fmt.Sprint(claimsOf(access)["groups"]) }
+
+// The life of a group in the hands of an org_admin, to the byte.
+func TestGroups_Life(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	_, head := ts.as("head@acme.example", orgAdmin, "acme")
+	ada, user := ts.as("ada@acme.example", viewer, "acme")
+	bob := ts.mustUser("bob@acme.example", viewer, "acme")
+	a := ts.mustAsk("POST /groups", head, `{"name":"Team A","description":"all of us"}`)
+	id, now := a.text("id"), rfc3339(ts.now().Unix())
+	names := []string{
+		"HEAD", head, "USER", user, "ADA", ada, "BOB", bob, "ID", `"id":"` + id + `"`, "GROUP", id,
+		"NOW", now, "ALL", `"description":"all of us"`, "BOTH", `"members":[{"user_id":"` + ada +
+			`","joined_at":"` + now + `"},{"user_id":"` + bob + `","joined_at":"` + now + `"}],"total":2`,
+	}
+	want(t, "created", a.body, `{"id":"`+id+`","name":"Team A","org_id":"acme"}`)
+	ts.wantAnswers(t, `
+		USER  GET /groups  -  200  {"groups":[{ID,"name":"Team A",ALL,"org_id":"acme"}],"total":1}
+		HEAD  PUT /groups/GROUP  {"name":"Team B"}  200  {ID,"name":"Team B",ALL}
+		HEAD  PUT /groups/GROUP  {"description":"","name":null}  200  {ID,"name":"Team B","description":""}
+		HEAD  PUT /groups/GROUP  {}                            200  {ID,"name":"Team B","description":""}
+		HEAD  POST /groups/GROUP/members  "ADA"                200  {"message":"Member added"}
+		HEAD  POST /groups/GROUP/members  {"user_id":"BOB"}    200  {"message":"Member added"}
+		HEAD  POST /groups/GROUP/members  "ADA"  409 member_exists  User ADA is already in group GROUP
+		USER  GET /me                 -  200  "groups":[{ID,"name":"Team B"}]}
+		HEAD  GET /users/ADA          -  200  "groups":[{ID,"name":"Team B"}]}
+		USER  GET /groups/GROUP       -  200  {ID,"name":"Team B","description":"","org_id":"acme",BOTH}
+		HEAD  DELETE /groups/GROUP/members/ADA  -  200  {"message":"Member removed"}
+		HEAD  DELETE /groups/GROUP/members/ADA  -  404 member_not_found  User ADA is not in group GROUP
+		USER  GET /groups/GROUP       -  200  "members":[],"total":0}
+		HEAD  GET /groups/GROUP       -  200  "members":[{"user_id":"BOB","joined_at":"NOW"}],"total":1}
+		HEAD  POST /groups            {"name":"Team B"}        409 group_exists  Group already exists: Team B
+		HEAD  DELETE /groups/GROUP    -  200  {"message":"Group deleted"}
+		HEAD  DELETE /groups/GROUP    -  404 group_not_found  Group not found: GROUP
+		HEAD  GET /users/BOB          -  200  "groups":[]}
+		USER  GET /groups             -  200  {"groups":[],"total":0}`, names...)
+	list := ts.mustAsk("GET /users", head, nil)
+	want(t, "groups in the list of users", strings.Contains(list.body, "groups"), false)
+}
+
+// A group of another organisation is not there; an org_admin changes no
+// superadmin's groups; members are users of the organisation, for superadmins
+// too; a name is unique in its organisation.
+func TestGroups_Refusals(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	admin := ts.mustAdmin()
+	_, head := ts.as("head@acme.example", orgAdmin, "acme")
+	_, other := ts.as("head@beta.example", orgAdmin, "beta")
+	_, operator := ts.as("op@acme.example", operator, "acme")
+	ada, viewer := ts.as("ada@acme.example", viewer, "acme")
+	boss := ts.mustUser("boss@acme.example", superadmin, "acme")
+	mine, theirs := ts.group(admin, "team", "acme"), ts.group(admin, "team", "beta")
+	names := []string{
+		"ADMIN", admin, "HEAD", head, "OTHER", other, "OPERATOR", operator, "VIEWER", viewer,
+		"MINE", mine, "THEIRS", theirs, "ADA", ada, "BOSS", boss,
+		"EVE", ts.mustUser("eve@beta.example", "viewer", "beta"),
+		"X101", strings.Repeat("x", 101), "X501", strings.Repeat("x", 501),
+	}
+	ts.join(admin, mine, boss)
+	state := func() (text string) {
+		for _, path := range []string{"", "/" + mine, "/" + theirs} {
+			text += ts.mustAsk("GET /groups"+path, admin, nil).body
+		}
+		return text
+	}
+	before := state()
+	for _, line := range lines(`
+		POST /groups                      {"name":"new"}
+		PUT /groups/MINE                  {"name":"new"}
+		DELETE /groups/MINE               -
+		POST /groups/MINE/members         "ADA"
+		DELETE /groups/MINE/members/BOSS  -`) {
+		ts.wantAnswers(t, "OPERATOR  "+line+"  403 forbidden", names...)
+		ts.wantAnswers(t, "VIEWER  "+line+"  403 forbidden", names...)
+		if strings.Contains(line, "MINE") {
+			ts.wantAnswers(t, "OTHER  "+line+"  404 group_not_found", names...)
+			line = strings.Replace(line, "MINE", "nothing", 1)
+			ts.wantAnswers(t, "ADMIN  "+line+"  404 group_not_found", names...)
+		}
+	}
+	ts.wantAnswers(t, `
+		VIEWER  GET /groups/THEIRS                 -         404 group_not_found  Group not found: THEIRS
+		HEAD    GET /groups/THEIRS                 -         404 group_not_found
+		HEAD    POST /groups      {"name":"new","org_id":"beta"}    403 forbidden
+		HEAD    POST /groups      {"name":"team"}            409 group_exists
+		HEAD    PUT /groups/MINE  {"name":"a/b"}             422 invalid_field  "field":"name"
+		HEAD    PUT /groups/MINE  {"name":"a,b"}             422 invalid_field  "field":"name"
+		HEAD    PUT /groups/MINE  {"name":""}                422 invalid_field  "field":"name"
+		HEAD    POST /groups      {"name":"X101"}            422 invalid_field  "field":"name"
+		HEAD    POST /groups      {"name":"a\u009b"}         422 invalid_field  "field":"name"
+		HEAD    POST /groups      {"name":"n","description":"X501"}  422 invalid_field  "field":"description"
+		ADMIN   POST /groups      {"name":"n","org_id":"a/b"}        422 invalid_field  "field":"org_id"
+		HEAD    POST /groups/MINE/members          "EVE"     404 user_not_found  User not found: EVE
+		ADMIN   POST /groups/MINE/members          "EVE"     404 user_not_found
+		HEAD    POST /groups/MINE/members          "nobody"  404 user_not_found
+		HEAD    DELETE /groups/MINE/members/EVE    -         404 member_not_found
+		HEAD    DELETE /groups/MINE/members/nobody  -        404 member_not_found
+		HEAD    POST /groups/THEIRS/members        "ADA"     404 group_not_found
+		HEAD    DELETE /groups/MINE/members/BOSS   -         403 forbidden
+		ADMIN   GET /groups?org_id=beta            -         200  "id":"THEIRS"  "total":1}
+		ADMIN   GET /groups?org_id=                -         200  {"groups":[],"total":0}
+		HEAD    GET /groups?org_id=beta            -         200  "id":"MINE"  "total":1}`, names...)
+	want(t, "groups after the refusals", state(), before)
+	ts.mustAsk("DELETE /groups/"+mine+"/members/"+boss, admin, nil)
+	a := ts.ask("POST /groups/"+mine+"/members", head, object{"user_id": boss})
+	ts.wantProblem("a superadmin added by an org_admin", a, 403, "forbidden")
+}
+
+// A login and a refresh carry the groups of that moment, sorted. They end with
+// the group, with the user and with its place in the organisation.
+func TestGroups_FollowTheUser(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	admin := ts.mustAdmin()
+	id := ts.mustUser("ada@example.com", viewer, defaultOrg)
+	groups := []string{ts.group(admin, "a", defaultOrg), ts.group(admin, "b", defaultOrg)}
+	slices.Sort(groups)
+	slices.Reverse(groups)
+	access, refresh := ts.mustLogin("ada@example.com", userPassword)
+	want(t, "groups at first", groupsIn(access), "[]")
+	next := func(what, groups string) {
+		t.Helper()
+		access, refresh = ts.wantTokens(ts.refresh(refresh))
+		want(t, "groups refreshed "+what, groupsIn(access), groups)
+		fresh, _ := ts.mustLogin("ada@example.com", userPassword)
+		want(t, "groups of a login "+what, groupsIn(fresh), groups)
+	}
+	for _, group := range groups {
+		ts.join(admin, group, id)
+	}
+	next("in both", "["+groups[1]+" "+groups[0]+"]")
+	ts.mustAsk("DELETE /groups/"+groups[1], admin, nil)
+	next("when one is gone", "["+groups[0]+"]")
+	ts.mustAsk("PUT /users/"+id+"/org", admin, `"default"`)
+	next("in the same organisation again", "["+groups[0]+"]")
+	ts.mustAsk("PUT /users/"+id+"/org", admin, `"acme"`)
+	next("in another organisation", "[]")
+	ts.mustAsk("PUT /users/"+id+"/org", admin, `"default"`)
+	next("after coming back", "[]")
+	ts.join(admin, groups[0], id)
+	ts.mustAsk("DELETE /users/"+id, admin, nil)
+	a := ts.mustAsk("GET /groups/"+groups[0], admin, nil)
+	wantText(t, "a group whose user is gone", a.body, `"members":[],"total":0}`)
+}
+
+// A user is in a hundred groups at most, also when two come at once, and the
+// token with all of them works.
+func TestGroups_AtMostAHundred(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	admin, id := ts.mustAdmin(), ts.mustUser("ada@example.com", viewer, defaultOrg)
+	dbFile(ts.cfg.databasePath(), `INSERT INTO groups
+		WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 101)
+		SELECT i, 'g' || i, 'name ' || i, '', 'default', 0 FROM n;
+		INSERT INTO group_members SELECT seq, id, $1, 0 FROM groups WHERE seq < 100`, id)
+	answers := together(2, func(i int) answer {
+		return ts.ask(fmt.Sprintf("POST /groups/g%d/members", 100+i), admin, object{"user_id": id})
+	})
+	want(t, "two at once", handlersTally(answers), "map[200 []:1 409 []:1]")
+	lost := slices.IndexFunc(answers, func(a answer) bool { return a.status != 200 })
+	ts.wantProblem("the second", answers[lost], 409, "too_many_groups")
+	access, _ := ts.mustLogin("ada@example.com", userPassword)
+	want(t, "groups", len(claimsOf(access)["groups"].([]any)), 100)
+	a := ts.mustAsk("GET /me", access, nil)
+	want(t, "groups of the profile", len(a.json["groups"].([]any)), 100)
+}
+
+// Of several who make a group of one name, or let one user join, one succeeds.
+func TestGroups_Races(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	admin, id := ts.mustAdmin(), ts.mustUser("ada@example.com", viewer, defaultOrg)
+	for _, line := range lines(`
+		POST /groups                    {"name":"NEW"}  group_exists
+		POST /groups/GROUP/members      "ID"            member_exists
+		DELETE /groups/GROUP/members/ID  -              member_not_found
+		DELETE /groups/GROUP            -               group_not_found`) {
+		t.Run(line, func(t *testing.T) {
+			ts := ts.in(t)
+			for range 10 {
+				group := ts.group(admin, newID(), defaultOrg)
+				c := columns(strings.NewReplacer("NEW", newID(), "GROUP", group, "ID", id).Replace(line))
+				if strings.Contains(line, "members/") {
+					ts.join(admin, group, id)
+				}
+				won := 0
+				for _, a := range together(4, func(int) answer { return ts.ask(c[0], admin, c[1]) }) {
+					if a.status == 200 {
+						won++
+					} else {
+						want(t, "code", a.text("code"), c[2])
+					}
+				}
+				want(t, "winners", won, 1)
+			}
+		})
+	}
+}
+
+// A list of members is paged as that of users is, and a group of any size is
+// deleted, in steps.
+func TestGroups_OfAnySize(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	admin := ts.mustAdmin()
+	group := ts.group(admin, "all", defaultOrg)
+	const size = 2*deleteStep + 1
+	dbFile(ts.cfg.databasePath(), fmt.Sprintf(`INSERT INTO users
+		WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d)
+		SELECT i + 9, i, i, i, '', x'', 'viewer', 'default', 'active', 0, NULL FROM n;
+		INSERT INTO group_members SELECT seq, $1, id, 0 FROM users WHERE seq > 9`, size), group)
+	list := func(query string) (answer, int) {
+		a := ts.mustAsk("GET /groups/"+group+query, admin, nil)
+		return a, strings.Count(a.body, `"user_id"`)
+	}
+	whole, n := list("")
+	want(t, "members and total", fmt.Sprint(n, whole.json["total"]), fmt.Sprint(size, size))
+	paged := 0
+	for next := "0"; next != ""; {
+		a, n := list("?limit=1000&after=" + next)
+		paged, next = paged+n, a.text("next")
+	}
+	want(t, "members of all pages", paged, size)
+	ts.mustAsk("DELETE /groups/"+group, admin, nil)
+	var left int
+	mustOK(ts.store.reads.get(`SELECT count(*) FROM group_members`, nil, &left))
+	want(t, "members that are left", left, 0)
+}
+
+// TestShell_Groups: the commands do what the endpoints do.
+func TestShell_Groups(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t, handlersJSONLog)
+	id := ts.mustUser("ada@example.com", viewer, "acme")
+	sh := func(line string) string {
+		t.Helper()
+		code, out, errOut := ts.shell("", "group "+line)
+		want(t, "exit status of group "+line+": "+errOut, code, 0)
+		return out
+	}
+	var group membership
+	mustOK(json.Unmarshal([]byte(sh("add team --org acme --json")), &group))
+	want(t, "name", group.Name, "team")
+	sh("add other")
+	sh("join " + group.ID + " Ada@example.com")
+	access, _ := ts.mustLogin("ada@example.com", userPassword)
+	want(t, "groups", groupsIn(access), "["+group.ID+"]")
+	want(t, "list --org", strings.Join(strings.Fields(sh("list --org acme")), " "),
+		"ID ORG NAME DESCRIPTION "+group.ID+" acme team")
+	want(t, "objects of list --json", strings.Count(sh("list --json"), "{"), 2)
+	sh("leave " + group.ID + " ada@example.com")
+	want(t, "groups then", len(must(ts.store.userByID(id)).memberships()), 0)
+	for line, refusal := range map[string]string{
+		"add team --org acme":                    "1 Group already exists: team",
+		"add a/b":                                "2 name must have",
+		"add team --org a,b":                     "2 org_id must have",
+		"join nothing ada@example.com":           "1 Group not found: nothing",
+		"join " + group.ID + " eve@example.com":  "1 User not found: eve@example.com",
+		"leave " + group.ID + " ada@example.com": "1 User " + id + " is not in group",
+		"join " + group.ID:                       "2 group join: unknown command",
+		"":                                       "2 group: unknown command",
+	} {
+		code, _, errOut := ts.shell("", strings.TrimSpace("group "+line))
+		refusal = strings.Replace(refusal, " ", " pico-auth: ", 1)
+		wantText(t, "group "+line, fmt.Sprint(code, " ", errOut), refusal)
+	}
+	sh("delete " + group.ID)
+	want(t, "list then", strings.Contains(sh("list"), "team"), false)
+}
+
+// === servicetokens.go ===
+
+// The life of a service token, to the byte. It is shown once, stored as a hash,
+// and no bearer of this server.
+func TestServiceTokens_Life(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	_, head := ts.as("head@acme.example", orgAdmin, "acme")
+	a := ts.mustAsk("POST /service-tokens", head, `{"name":"bot.1","description":"answers mail"}`)
+	id, token := a.text("id"), a.text("token")
+	form := regexp.MustCompile(`^pico_svc_[0-9a-f]{64}$`)
+	want(t, token+" has the form", form.MatchString(token), true)
+	want(t, "created", a.body,
+		fmt.Sprintf(`{"id":%q,"name":"bot.1","token":%q,"already_exists":false}`, id, token))
+	want(t, "stored", ts.store.reads.get(`SELECT seq FROM service_tokens WHERE token_hash = $1`,
+		[]any{hashToken(token)}, new(int64)), nil)
+	names := []string{
+		"HEAD", head, "ADMIN", ts.mustAdmin(), "TOKEN", token, "ID", id,
+		"BOT", `"name":"bot.1","role":"operator","org_id":"acme"`,
+		"KNOWN", `{"id":"` + id + `","name":"bot.1","already_exists":true}`,
+		"LISTED", `"description":"answers mail","created_at":"` + rfc3339(ts.now().Unix()) + `"`,
+	}
+	ts.wantAnswers(t, `
+		-  POST /service-tokens/validate  {"token":"TOKEN"}  200  {"valid":true,BOT}
+		-  POST /service-tokens/validate  {"token":"TOKEN0"}  200  {"valid":false}
+		-  POST /service-tokens/validate  {"token":""}  200  {"valid":false}
+		HEAD  POST /service-tokens  {"name":"bot.1","role":"viewer"}  200  KNOWN
+		ADMIN  POST /service-tokens  {"name":"bot.1"}  200  KNOWN
+		HEAD  GET /service-tokens  -  200  {"tokens":[{"id":"ID",BOT,LISTED}],"total":1}
+		TOKEN  GET /me  -  401 invalid_token
+		TOKEN  GET /service-tokens  -  401 invalid_token
+		HEAD  DELETE /service-tokens/bot.1  -  200  {"message":"Service token 'bot.1' revoked"}
+		HEAD  DELETE /service-tokens/bot.1  -  404 service_token_not_found  token 'bot.1' not found
+		-  POST /service-tokens/validate  {"token":"TOKEN"}  200  {"valid":false}
+		HEAD  GET /service-tokens  -  200  {"tokens":[],"total":0}
+		HEAD  POST /service-tokens  {"name":"bot.1"}  200  "token":"pico_svc_`, names...)
+}
+
+// A service token has a role and an organisation that its maker may give; of
+// another organisation one learns at most that a name is taken.
+func TestServiceTokens_Refusals(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	admin := ts.mustAdmin()
+	_, head := ts.as("head@acme.example", orgAdmin, "acme")
+	_, op := ts.as("op@acme.example", operator, "acme")
+	ts.mustAsk("POST /service-tokens", admin, `{"name":"theirs","org_id":"beta"}`)
+	ts.mustAsk("POST /service-tokens", admin, `{"name":"root","org_id":"acme","role":"superadmin"}`)
+	before := ts.mustAsk("GET /service-tokens", admin, nil).body
+	ts.wantAnswers(t, `
+		OP  GET /service-tokens  -  403 forbidden
+		OP  POST /service-tokens  {"name":"new"}  403 forbidden
+		OP  DELETE /service-tokens/root  -  403 forbidden
+		HEAD  POST /service-tokens  {"name":"new","role":"superadmin"}  403 forbidden
+		HEAD  POST /service-tokens  {"name":"new","org_id":"beta"}  403 forbidden
+		HEAD  POST /service-tokens  {"name":"new","role":"root"}  422 invalid_role
+		HEAD  POST /service-tokens  {"name":"theirs"}  409 name_taken
+		HEAD  POST /service-tokens  {"name":"a b"}  422 invalid_field  "field":"name"
+		HEAD  POST /service-tokens  {"name":"a\n"}  422 invalid_field  "field":"name"
+		HEAD  POST /service-tokens  {"name":""}  422 invalid_field  "field":"name"
+		HEAD  POST /service-tokens  {"name":"X101"}  422 invalid_field  "field":"name"
+		HEAD  POST /service-tokens  {"name":"n","description":"a\u0000"}  422 invalid_field  "description"
+		ADMIN  POST /service-tokens  {"name":"n","org_id":"a,b"}  422 invalid_field  "field":"org_id"
+		HEAD  DELETE /service-tokens/theirs  -  404 service_token_not_found
+		HEAD  DELETE /service-tokens/root  -  403 forbidden
+		HEAD  GET /service-tokens  -  200  "name":"root"  "total":1}
+		ADMIN  GET /service-tokens?limit=1  -  200  "name":"theirs"  "next":"1"`,
+		"ADMIN", admin, "HEAD", head, "OP", op, "X101", strings.Repeat("x", 101))
+	want(t, "tokens after the refusals", ts.mustAsk("GET /service-tokens", admin, nil).body, before)
+	ts.wantAnswers(t, `
+		HEAD  POST /service-tokens  {"name":"equal","role":"org_admin"}  200  "already_exists":false
+		ADMIN  DELETE /service-tokens/theirs  -  200
+		ADMIN  DELETE /service-tokens/root  -  200`, "ADMIN", admin, "HEAD", head)
+	answers := together(4, func(int) answer {
+		return ts.ask("POST /service-tokens", admin, `{"name":"race"}`)
+	})
+	made := slices.DeleteFunc(answers, func(a answer) bool { return a.text("token") == "" })
+	want(t, "tokens of one name that are made at once", len(made), 1)
+}
+
+// Failed validations of one address end in 429, and a right token is told at
+// the same time. They are counted apart from passwords.
+func TestServiceTokens_ThrottleSparesTheRight(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t, handlersJSONLog, func(c *config) { c.throttle.addressFailures = 5 })
+	token := ts.mustAsk("POST /service-tokens", ts.mustAdmin(), `{"name":"bot"}`).text("token")
+	validate := func(token string) answer {
+		return ts.ask("POST /service-tokens/validate", "", object{"token": token})
+	}
+	guesses := together(8, func(i int) answer { return validate(fmt.Sprint("guess ", i)) })
+	want(t, "guesses", handlersTally(guesses), "map[200 []:5 429 [900]:3]")
+	ts.wantProblem("one more", validate("guess"), 429, "too_many_attempts")
+	want(t, "warnings", ts.logged(object{"msg": "service_token.throttled", "level": "WARN"}), 4)
+	for range 10 {
+		wantText(t, "the right token", ts.wantOK("validate", validate(token)).body, `"valid":true`)
+	}
+	ts.mustLogin(adminEmail, adminPassword)
+	ts.clock.advance(15 * time.Minute)
+	want(t, "a guess then", validate("guess").body, `{"valid":false}`)
+}
+
+// Tokens of the Python server are good by whatever hash they were stored, but
+// for revoked ones, and are revoked by their names. A name that is asked for
+// must be right too.
+func TestServiceTokens_Adopted(t *testing.T) {
+	t.Parallel()
+	for _, version := range []string{"0.2.0", "0.3.1"} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			hash, dir := hashToken, t.TempDir()
+			writeTestKeys(dir)
+			if version == "0.3.1" {
+				pem := must(os.ReadFile(dir + "/private.pem"))
+				key := sha256.Sum256(append([]byte("pico-auth/token-hash-key/v1:"), pem...))
+				hash = func(token string) []byte { return adoptHMAC(key[:], token) }
+			}
+			path := adoptDatabase(t, hash)
+			laterTables(path, hash)
+			ts := newTestServer(t, func(c *config) { c.databaseURL = "sqlite:///" + path })
+			ts.wantAnswers(t, `
+				-  POST /service-tokens/validate  {"token":"T0"}  200  GOOD"bot","role":"operator",ACME
+				-  POST /service-tokens/validate  {"token":"T1"}  200  GOOD"bot-s2","role":"auditor","org_id":"beta"}
+				-  POST /service-tokens/validate  {"token":"T2"}  200  {"valid":false}
+				-  POST /service-tokens/validate  {"token":"T3"}  200  GOOD"ein Name/2","role":"viewer",ACME
+				ADMIN  DELETE /service-tokens/bot-s2  -  200  Service token 'bot-s2' revoked
+				-  POST /service-tokens/validate  {"token":"T1"}  200  {"valid":false}`,
+				"GOOD", `{"valid":true,"name":`, "ACME", `"org_id":"acme"}`,
+				"ADMIN", ts.mustAdmin(), "T0", adoptServiceToken(0), "T1", adoptServiceToken(1),
+				"T2", adoptServiceToken(2), "T3", adoptServiceToken(3))
+			for name, wanted := range map[string]error{"": nil, "bot": nil, "ein Name/2": errNotFound} {
+				_, err := ts.store.serviceTokenBySecret(name, adoptServiceToken(0))
+				want(t, "by the name "+name, err, wanted)
+			}
+		})
+	}
+}
+
+// TestShell_ServiceTokens: the commands do what the endpoints do, and a token
+// is shown once.
+func TestShell_ServiceTokens(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	sh := func(line string, status int, parts ...string) string {
+		t.Helper()
+		code, out, errOut := ts.shell("", strings.TrimSpace("service-token "+line))
+		want(t, "exit status of service-token "+line+": "+errOut, code, status)
+		wantText(t, "service-token "+line, out+errOut, parts...)
+		return strings.TrimSpace(out)
+	}
+	validate := func(token string) string {
+		return ts.ask("POST /service-tokens/validate", "", object{"token": token}).body
+	}
+	token := sh("add bot", 0, "pico_svc_")
+	want(t, "validation", validate(token), `{"valid":true,"name":"bot","role":"operator","org_id":"default"}`)
+	sh("add root --role superadmin --org acme --json", 0,
+		`"name":"root","token":"pico_svc_`, `"already_exists":false`)
+	sh("add bot", 1, "a service token of this name already")
+	sh("add a/b", 2, "name must have")
+	sh("add new --role root", 2, "nvalid role")
+	list := sh("list", 0, "NAME", "bot", "root")
+	want(t, "the list shows a token", strings.Contains(list, "pico_svc"), false)
+	want(t, "acme alone", strings.Count(sh("list --org acme --json", 0), "{"), 1)
+	sh("revoke bot", 0)
+	sh("revoke bot", 1, "Active service token 'bot' not found")
+	sh("", 2, "usage:")
+	want(t, "validation then", validate(token), `{"valid":false}`)
 }
 
 // === config.go ===
@@ -5776,26 +6309,28 @@ func TestShell_Keys(t *testing.T) {
 // structureFloors says on which floor every file of the program lives. A
 // file uses declarations of lower floors only, so no two use each other.
 var structureFloors = map[string]int{
-	"rbac.go":      0,
-	"config.go":    1,
-	"jwt.go":       1,
-	"db.go":        1,
-	"adopt.go":     2, // room: adopt
-	"accounts.go":  3,
-	"keys.go":      3,
-	"passwords.go": 3,
-	"http.go":      4,
-	"oidc.go":      5,
-	"admin.go":     6,
-	"handlers.go":  7,
-	"shell.go":     8,
-	"main.go":      9,
+	"rbac.go":          0,
+	"config.go":        1,
+	"jwt.go":           1,
+	"db.go":            1,
+	"adopt.go":         2, // room: adopt
+	"accounts.go":      3,
+	"keys.go":          3,
+	"passwords.go":     3,
+	"http.go":          4,
+	"oidc.go":          5,
+	"admin.go":         6,
+	"groups.go":        7, // room: groups
+	"servicetokens.go": 7, // room: servicetokens
+	"handlers.go":      8,
+	"shell.go":         9,
+	"main.go":          10,
 }
 
 // structureOnly names the only files that may import a package or hold SQL,
 // and the only functions that may mention a name.
 var structureOnly = map[string]string{
-	"SQL":                        "db.go adopt.go accounts.go",
+	"SQL":                        "db.go adopt.go accounts.go groups.go servicetokens.go",
 	"database/sql":               "db.go adopt.go accounts.go",
 	"modernc.org/sqlite":         "db.go",
 	"gopkg.in/yaml.v3":           "config.go",
@@ -5816,7 +6351,7 @@ var structureOnly = map[string]string{
 	"testing":        "",
 	"unsafe":         "",
 
-	"time.Now":     "main streamUsers", // main hands the clock on
+	"time.Now":     "main writePages", // main hands the clock on
 	"time.Since":   "",
 	"time.Until":   "",
 	"os.Exit":      "main",

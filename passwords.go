@@ -236,6 +236,7 @@ const (
 	addressSpan      = 15 * time.Minute // no longer, because many people can share an address
 	accountSpan      = time.Hour        // bounds a botnet; the owner meets it at new addresses only
 	registrationSpan = time.Hour        // people register once; each answer tells whether an email is taken
+	secretSpan       = 15 * time.Minute // a pause, for programs with an old secret
 )
 
 // throttle counts events in memory and says how long a client has to wait.
@@ -252,7 +253,8 @@ type throttle struct {
 	seed          maphash.Seed // of this process: nobody can aim at the counts of another key
 	logins        []*throttleRule
 	registrations []*throttleRule
-	mu            sync.Mutex // for the counts of the rules
+	secrets       []*throttleRule // of programs, such as service tokens
+	mu            sync.Mutex      // for the counts of the rules
 }
 
 // throttleRule allows limit events of one key within a span. It remembers at
@@ -301,6 +303,9 @@ func newThrottle(l throttleLimits, now func() time.Time) *throttle {
 		registrations: []*throttleRule{
 			{name: "registrations", key: client, limit: l.registrations, span: registrationSpan},
 		},
+		secrets: []*throttleRule{
+			{name: "secrets", key: client, limit: l.addressFailures, span: secretSpan},
+		},
 	}
 }
 
@@ -347,6 +352,13 @@ func (t *throttle) succeeded(a attempt) verdict {
 // registered counts a registration, or forbids it.
 func (t *throttle) registered(client string) verdict {
 	return t.judge(t.registrations, attempt{client: client}, (*throttleRule).count)
+}
+
+// secretFailed counts a wrong secret of a program, or says that the caller must
+// not be told. Secrets have 256 bits, so a right one is never refused: that
+// would let whoever shares an address with a program stop it.
+func (t *throttle) secretFailed(client string) verdict {
+	return t.judge(t.secrets, attempt{client: client}, (*throttleRule).count)
 }
 
 // judge asks the rules and applies report, if any, to each if none forbids,

@@ -77,6 +77,11 @@ type principal struct {
 	sessionID string
 }
 
+// isIn reports whether the user is in the group of this id.
+func (u user) isIn(groupID string) bool {
+	return slices.ContainsFunc(u.memberships(), func(m membership) bool { return m.ID == groupID })
+}
+
 // permission is what a route demands of its caller.
 type permission int
 

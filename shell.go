@@ -1,9 +1,10 @@
 package main
 
-// This file is the operator's shell: users and signing keys on the same
-// database and key directory as the server, also while it runs. Whoever can
-// read these files is trusted like a superadmin; every rule about users holds
-// here too, because the commands call the functions of admin.go. Passwords
+// This file is the operator's shell: users, signing keys and what else is
+// administered, on the same database and key directory as the server, also
+// while it runs. Whoever can read these files is trusted like a superadmin;
+// every rule holds here too, because the commands call the functions of
+// admin.go and of the files beside it. Passwords
 // never come from arguments, which every user of the machine can see. What
 // all commands share stands first: process, command line, errors, open files.
 
@@ -40,16 +41,13 @@ type commandLine struct {
 	shellOptions
 }
 
-// shellOptions are the options of all user and key commands: what a new user
-// gets, whether its password is made here, whether the output is JSON, and
-// whether a new key signs at once.
+// shellOptions are the options of all commands that shellUsage explains: what
+// a new user gets, whether its password is made here, whether the output is
+// JSON, and whether a new key signs at once.
 type shellOptions struct {
 	role, org, displayName string
 	generate, json, atOnce bool
 }
-
-// absentOptions are the options when none is given.
-var absentOptions = shellOptions{role: viewer, org: defaultOrg}
 
 // command is what a name of the command line stands for.
 type command struct {
@@ -62,12 +60,12 @@ type command struct {
 // usage are set as far as the words are known, so that the right explanation
 // can be shown.
 func parseCommandLine(args []string) (line commandLine, err error) {
-	line = commandLine{name: "serve", shellOptions: absentOptions}
+	line = commandLine{name: "serve"}
 	f := flag.NewFlagSet("", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
 	f.StringVar(&line.config, "config", "", "")
-	f.StringVar(&line.role, "role", line.role, "")
-	f.StringVar(&line.org, "org", line.org, "")
+	f.StringVar(&line.role, "role", "", "")
+	f.StringVar(&line.org, "org", "", "")
 	f.StringVar(&line.displayName, "name", "", "")
 	f.BoolVar(&line.generate, "generate", false, "")
 	f.BoolVar(&line.json, "json", false, "")
@@ -242,6 +240,9 @@ command above takes it.`,
   pico-auth key rotate          publish the next key now; it signs in 24 hours
   pico-auth key rotate --now    sign with a new key in 5 seconds (emergency)
   pico-auth key drop -- KID     accept no token of this key any more`,
+
+	"group":         groupUsage,        // room: groups
+	"service-token": serviceTokenUsage, // room: servicetokens
 }
 
 // shell is one command at work.
@@ -301,6 +302,33 @@ func inShell(words int, do func(*shell) error) command {
 	return command{words, run}
 }
 
+// inRoom makes a command of a function of a file below this one.
+func inRoom(words int, do func(*server, shellCall) error) command {
+	return inShell(words, func(sh *shell) error {
+		return do(sh.srv, shellCall{
+			caller: sh.caller,
+			words:  sh.words,
+			role:   sh.role,
+			org:    sh.org,
+			print:  sh.printColumns,
+		})
+	})
+}
+
+// printColumns is the print of a shellCall. A longer value moves the rest of
+// its line.
+func (sh *shell) printColumns(body any, columns ...string) {
+	switch {
+	case !sh.json:
+		for i, text := range columns {
+			columns[i] = fmt.Sprintf("%-20s", cleanText(text))
+		}
+		fmt.Fprintln(sh.out, strings.TrimRight(strings.Join(columns, "  "), " "))
+	case body != nil:
+		json.NewEncoder(sh.out).Encode(body)
+	}
+}
+
 // --- users ---
 
 // anyActor is the rule of users who are made here and at the start.
@@ -311,7 +339,12 @@ func anyActor(*queries, user) error {
 // shellUserAdd follows the rules of registration, except that any role and
 // organisation may be given.
 func shellUserAdd(sh *shell) error {
-	u := user{email: sh.words[0], displayName: sh.displayName, role: sh.role, orgID: sh.org}
+	u := user{
+		email:       sh.words[0],
+		displayName: sh.displayName,
+		role:        cmp.Or(sh.role, viewer),
+		orgID:       cmp.Or(sh.org, defaultOrg),
+	}
 	if err := checkRole(u.role); err != nil {
 		return err
 	}
@@ -333,19 +366,7 @@ func shellUserAdd(sh *shell) error {
 // users.
 func shellUserList(sh *shell) error {
 	sh.printHeader()
-	for after := int64(0); ; {
-		page, err := sh.store.listUsers(userFilter{everyOrg: true}, after, pageRows)
-		if err != nil {
-			return err
-		}
-		for _, u := range page {
-			after = u.seq
-			sh.printRow(u)
-		}
-		if len(page) < pageRows {
-			return nil
-		}
-	}
+	return usersWhere(userFilter{everyOrg: true}).each(sh.store.reads, sh.printRow)
 }
 
 // onUser makes a command whose first word is the email of a user. It finds the
