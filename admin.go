@@ -97,13 +97,13 @@ func newFullProfile(u user) fullProfile {
 	return p
 }
 
-// ownProfile adds what is read of a single user only.
-type ownProfile struct {
+// loneProfile adds what is read of a single user only.
+type loneProfile struct {
 	fullProfile
 	Groups []membership `json:"groups"`
 }
 
-func newOwnProfile(u user) ownProfile { return ownProfile{newFullProfile(u), u.memberships()} }
+func newLoneProfile(u user) loneProfile { return loneProfile{newFullProfile(u), u.memberships()} }
 
 // unixTime is a time in unix seconds that is RFC 3339 UTC in JSON.
 type unixTime int64
@@ -234,7 +234,7 @@ func (s *server) handleGetUser(x *exchange, p principal) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(x, newOwnProfile(u))
+	return writeJSON(x, newLoneProfile(u))
 }
 
 // --- adding users ---

@@ -144,16 +144,12 @@ func groupNameTaken(err error, name string) error {
 // superadmin of any.
 func (s *server) handleCreateGroup(x *exchange, p principal) error {
 	g := group{OrgID: p.orgID}
-	var org *string
 	err := decode(x,
 		need("name", &g.Name),
 		maybe("description", &g.Description),
-		maybe("org_id", &org))
+		maybe("org_id", &g.OrgID))
 	if err != nil {
 		return err
-	}
-	if org != nil {
-		g.OrgID = *org
 	}
 	if g, err = s.createGroup(x.caller(p), g); err != nil {
 		return err
@@ -236,8 +232,8 @@ func (s *server) handleDeleteGroup(x *exchange, p principal) error {
 	return writeMessage(x, "Group deleted")
 }
 
-// deleteStep is how many members one change removes, so that other changes
-// need not wait for all members of a large group.
+// deleteStep is how many members one change removes. Those of a group of
+// 100,000, removed at once, kept other changes waiting for 0.8 s.
 const deleteStep = 2000
 
 // deleteGroup removes the members first, in several changes, each of which

@@ -471,7 +471,7 @@ func (x *exchange) logOutBearer(p principal, everywhere bool) (err error) {
 
 // handleMe answers with the caller's row, which authenticate has just read.
 func (s *server) handleMe(x *exchange, p principal) error {
-	return writeJSON(x, newOwnProfile(p.user))
+	return writeJSON(x, newLoneProfile(p.user))
 }
 
 // handleChangePassword ends all sessions, the caller's too: anybody else who

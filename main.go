@@ -8,8 +8,8 @@
 // throttling), db.go and accounts.go (storage), http.go (the way of a
 // request), handlers.go, admin.go, groups.go, servicetokens.go and oidc.go (the
 // endpoints), config.go, shell.go (the operator's commands) and main.go, which
-// puts them together. adopt.go takes over databases of the Python server. A file uses only files
-// that stand lower in the table of TestStructure_Rooms.
+// puts them together. adopt.go takes over databases of the Python server. A
+// file uses only files that stand lower in the table of TestStructure_Rooms.
 package main
 
 import (

@@ -5036,11 +5036,26 @@ func TestServiceTokens_Refusals(t *testing.T) {
 // the same time. They are counted apart from passwords.
 func TestServiceTokens_ThrottleSparesTheRight(t *testing.T) {
 	t.Parallel()
-	ts := newTestServer(t, handlersJSONLog, func(c *config) { c.throttle.addressFailures = 5 })
+	ts := newTestServer(t, handlersJSONLog, func(c *config) {
+		c.throttle.addressFailures, c.databaseEcho = 5, true
+	})
 	token := ts.mustAsk("POST /service-tokens", ts.mustAdmin(), `{"name":"bot"}`).text("token")
 	validate := func(token string) answer {
 		return ts.ask("POST /service-tokens/validate", "", object{"token": token})
 	}
+	// A wrong secret costs the statements that a right one does.
+	statements := func(token string) string {
+		before := len(ts.logs.String())
+		validate(token)
+		lines := regexp.MustCompile(`"statement":"[^"]*"`).FindAllString(ts.logs.String()[before:], -1)
+		return strings.Join(lines, "\n")
+	}
+	right := statements(token)
+	wantText(t, "statements", right, "FROM service_tokens")
+	for _, wrong := range []string{"", "x", "pico_svc_" + strings.Repeat("0", 64), token + "0"} {
+		want(t, "statements for "+wrong, statements(wrong), right)
+	}
+	ts.clock.advance(15 * time.Minute)
 	guesses := together(8, func(i int) answer { return validate(fmt.Sprint("guess ", i)) })
 	want(t, "guesses", handlersTally(guesses), "map[200 []:5 429 [900]:3]")
 	ts.wantProblem("one more", validate("guess"), 429, "too_many_attempts")
@@ -5073,12 +5088,12 @@ func TestServiceTokens_Adopted(t *testing.T) {
 			ts := newTestServer(t, func(c *config) { c.databaseURL = "sqlite:///" + path })
 			ts.wantAnswers(t, `
 				-  POST /service-tokens/validate  {"token":"T0"}  200  GOOD"bot","role":"operator",ACME
-				-  POST /service-tokens/validate  {"token":"T1"}  200  GOOD"bot-s2","role":"auditor","org_id":"beta"}
+				-  POST /service-tokens/validate  {"token":"T1"}  200  GOOD"bot-s2","role":"auditor",BETA
 				-  POST /service-tokens/validate  {"token":"T2"}  200  {"valid":false}
 				-  POST /service-tokens/validate  {"token":"T3"}  200  GOOD"ein Name/2","role":"viewer",ACME
 				ADMIN  DELETE /service-tokens/bot-s2  -  200  Service token 'bot-s2' revoked
 				-  POST /service-tokens/validate  {"token":"T1"}  200  {"valid":false}`,
-				"GOOD", `{"valid":true,"name":`, "ACME", `"org_id":"acme"}`,
+				"GOOD", `{"valid":true,"name":`, "ACME", `"org_id":"acme"}`, "BETA", `"org_id":"beta"}`,
 				"ADMIN", ts.mustAdmin(), "T0", adoptServiceToken(0), "T1", adoptServiceToken(1),
 				"T2", adoptServiceToken(2), "T3", adoptServiceToken(3))
 			for name, wanted := range map[string]error{"": nil, "bot": nil, "ein Name/2": errNotFound} {

@@ -83,12 +83,12 @@ type madeServiceToken struct {
 	AlreadyExists bool   `json:"already_exists"`
 }
 
-// validity answers a validation. A wrong secret has no other members.
-type validity struct {
-	Valid bool    `json:"valid"`
-	Name  *string `json:"name,omitempty"`
-	Role  *string `json:"role,omitempty"`
-	OrgID *string `json:"org_id,omitempty"`
+// validServiceToken answers the validation of a right secret.
+type validServiceToken struct {
+	Valid bool   `json:"valid"`
+	Name  string `json:"name"`
+	Role  string `json:"role"`
+	OrgID string `json:"org_id"`
 }
 
 // handleListServices writes the tokens of the caller's organisation, to a
@@ -102,17 +102,13 @@ func (s *server) handleListServices(x *exchange, p principal) error {
 // a superadmin for any.
 func (s *server) handleMakeService(x *exchange, p principal) error {
 	st := serviceToken{Role: operator, OrgID: p.orgID}
-	var org *string
 	err := decode(x,
 		need("name", &st.Name),
 		maybe("role", &st.Role),
-		maybe("org_id", &org),
+		maybe("org_id", &st.OrgID),
 		maybe("description", &st.Description))
 	if err != nil {
 		return err
-	}
-	if org != nil {
-		st.OrgID = *org
 	}
 	made, err := s.createServiceToken(x.caller(p), st)
 	if err != nil {
@@ -194,7 +190,7 @@ func (s *server) handleCheckService(x *exchange, _ principal) error {
 	}
 	st, err := s.store.serviceTokenBySecret("", secret)
 	if err == nil {
-		return writeJSON(x, validity{true, &st.Name, &st.Role, &st.OrgID})
+		return writeJSON(x, validServiceToken{true, st.Name, st.Role, st.OrgID})
 	}
 	if !errors.Is(err, errNotFound) {
 		return err
@@ -203,7 +199,7 @@ func (s *server) handleCheckService(x *exchange, _ principal) error {
 		x.event("service_token.throttled")
 		return tooManyAttempts(v)
 	}
-	return writeJSON(x, validity{})
+	return writeJSON(x, map[string]bool{"valid": false})
 }
 
 // handleEndService removes the token that the path names.
