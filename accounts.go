@@ -502,11 +502,12 @@ func tokenHandle(token string) (handle string, ok bool) {
 }
 
 // hashesOf returns the hashes by which the database may know a secret: that of
-// ours and of the Python server's before 0.3.1, and that of its later ones; nil
-// when it does not apply.
-func (s *store) hashesOf(secret string) (plain, keyed []byte) {
-	keyed = pythonHash(s.legacyKey, secret) // room: adopt
-	return hashToken(secret), keyed
+// ours and of the Python server's before 0.3.1, and those of its later ones; nil
+// where there is none.
+func (s *store) hashesOf(secret string) (hashes [3][]byte) {
+	hashes[0] = hashToken(secret)
+	pythonHashes(s.legacyKeys, secret, hashes[1:]) // room: adopt
+	return hashes
 }
 
 // sessionByToken returns the session that a refresh token names and the hash
@@ -519,9 +520,11 @@ func (s *store) sessionByToken(token string) (id string, hash []byte, err error)
 	if !ok {
 		return "", nil, errNoSession
 	}
-	plain, keyed := s.hashesOf(handle)
-	err = s.reads.get(`SELECT id FROM sessions WHERE id IN ($1, $2)`,
-		[]any{hex.EncodeToString(plain), hex.EncodeToString(keyed)}, &id)
+	var ids []any
+	for _, h := range s.hashesOf(handle) {
+		ids = append(ids, hex.EncodeToString(h))
+	}
+	err = s.reads.get(`SELECT id FROM sessions WHERE id IN ($1, $2, $3)`, ids, &id)
 	if errors.Is(err, errNotFound) {
 		err = errNoSession
 	}

@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -127,7 +128,7 @@ func convert(t *queries, kept string, o openOptions) error {
 	if _, err := t.exec(adoption, o.now.Unix()); err != nil {
 		return err
 	}
-	if err := keepTokenKey(t, filepath.Join(o.keyDir, "private.pem")); err != nil {
+	if err := keepTokenKeys(t, o); err != nil {
 		return err
 	}
 	if err := reportAdoption(t, kept, o.log); err != nil {
@@ -234,29 +235,46 @@ func fileExists(path string) bool {
 	return err == nil
 }
 
-// keepTokenKey stores the HMAC key under which the Python server from 0.3.1 on
-// stores refresh tokens: it depends on the text of the key file, with line ends
-// as Python reads them. Without such a file there is none.
-func keepTokenKey(t *queries, keyFile string) error {
-	data, err := os.ReadFile(keyFile)
-	if errors.Is(err, fs.ErrNotExist) {
+// keepTokenKeys stores the HMAC keys under which the Python server from 0.3.1
+// on stores refresh tokens. It made them of the key file of its algorithm: of
+// the text of private.pem, with line ends as Python reads them, or of the bytes
+// of its ML-DSA key. Where both files exist, nothing says which was in use, so
+// both keys are kept: at worst a token works again that a change of the
+// algorithm had ended before its time.
+func keepTokenKeys(t *queries, o openOptions) error {
+	var keys []byte
+	for _, name := range []string{"private.pem", "pqc_secret.bin"} {
+		data, err := os.ReadFile(filepath.Join(o.keyDir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		text := string(data)
+		if name == "private.pem" {
+			text = strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(text)
+		} else {
+			o.log.Warn("the Python server's ML-DSA key lacks its seed, so no Go program can sign with it: " +
+				"a new key is made, access tokens must be refreshed, refresh tokens go on")
+		}
+		key := sha256.Sum256([]byte("pico-auth/token-hash-key/v1:" + text))
+		keys = append(keys, key[:]...)
+	}
+	if keys == nil {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	text := strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(string(data))
-	key := sha256.Sum256([]byte("pico-auth/token-hash-key/v1:" + text))
-	return t.setSetting(settingLegacyKey, key[:])
+	return t.setSetting(settingLegacyKeys, keys)
 }
 
-// pythonHash is how version 0.3.1 and later store a token, with the key of
-// settingLegacyKey. Without one it is nil, which equals nothing in SQL.
-func pythonHash(key []byte, token string) []byte {
-	if key == nil {
-		return nil
+// pythonHashes are the hashes by which version 0.3.1 and later store a token, one
+// for each key of settingLegacyKeys.
+func pythonHashes(keys []byte, token string, hashes [][]byte) {
+	i := 0
+	for key := range slices.Chunk(keys, sha256.Size) {
+		mac := hmac.New(sha256.New, key)
+		mac.Write([]byte(token))
+		hashes[i] = mac.Sum(nil)
+		i++
 	}
-	mac := hmac.New(sha256.New, key)
-	mac.Write([]byte(token))
-	return mac.Sum(nil)
 }

@@ -40,7 +40,7 @@ type config struct {
 	sessionMax        time.Duration // a thief who keeps refreshing is out only after this
 	issuer            string        // changing it ends all access tokens
 	audience          string        // changing it ends all access tokens
-	algorithm         string        // always RS256
+	algorithm         string        // a verifier that lacks it refuses every token
 	autoCreateAdmin   bool          // a deleted admin comes back at the next start
 	adminEmail        string        // becomes a superadmin
 	adminPassword     string        // secret; the default is public
@@ -141,7 +141,7 @@ func (c *config) rows() []settingRow {
 		{"auth_client.enabled", new(bool), "true", checkTrue},
 		{"auth_client.issuer", new(string), "http://localhost:8100", checkNothing},
 		{"auth_client.audience", new(string), "pico-bot", checkNothing},
-		{"auth_client.accepted_algorithms", new([]string), "RS256", checkAccepted},
+		{"auth_client.accepted_algorithms", new([]string), "RS256", checkNothing},
 
 		{"fastapi.title", &c.apiTitle, "Pico Auth API", checkNothing},
 		{"fastapi.version", new(string), "0.1.0", checkNothing},
@@ -512,6 +512,10 @@ func (l *configLoader) comparePairs() {
 			l.note(s.at() + " differs from " + used.key + ", which is used; remove it")
 		}
 	}
+	accepted := l.find("auth_client.accepted_algorithms")
+	if accepted.text != accepted.fallback && !slices.Contains(listItems(accepted.text), l.algorithm) {
+		l.note(accepted.at() + " lacks " + l.algorithm + ", which auth.algorithm says and is used; add it")
+	}
 }
 
 // noteAddress warns when issuer and listener do not fit together. Verifiers
@@ -721,23 +725,21 @@ func checkIssuer(text string) error {
 	return nil
 }
 
-// checkAlgorithm shows the value, because an algorithm is no secret. Newer
-// versions of the Python server offer ML-DSA.
+// checkAlgorithm shows the value, because an algorithm is no secret.
 func checkAlgorithm(text string) error {
-	if text != "RS256" {
-		return fmt.Errorf("must be RS256, not %q: this server signs with nothing else, and a "+
-			"verifier that expects another algorithm would refuse every token", text)
+	var usable []string
+	hint := ""
+	for _, a := range signingAlgorithms {
+		if a.needs == "" {
+			usable = append(usable, a.name)
+		} else if a.name == text {
+			hint = ", which needs a program that was built with " + a.needs
+		}
 	}
-	return nil
-}
-
-// checkAccepted is for auth_client.accepted_algorithms. Files of the Python
-// server also list ML-DSA there, which does no harm.
-func checkAccepted(text string) error {
-	if !slices.Contains(listItems(text), "RS256") {
-		return errors.New("must contain RS256, which is what this server signs with")
+	if slices.Contains(usable, text) {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("must be %s, not %q%s", strings.Join(usable, " or "), text, hint)
 }
 
 // checkDatabaseURL takes SQLAlchemy's spelling, as the Python server does.

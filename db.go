@@ -129,7 +129,7 @@ var migrations = []string{schema}
 const (
 	settingRegistration = "registration_enabled" // "true" or "false", once an admin has decided
 	settingHealth       = "health_checked_at"    // unix seconds
-	settingLegacyKey    = "legacy_token_key"     // HMAC key of adopted tokens // room: adopt
+	settingLegacyKeys   = "legacy_token_keys"    // HMAC keys of adopted tokens // room: adopt
 )
 
 var (
@@ -151,7 +151,7 @@ type store struct {
 	health  healthCheck
 	closers []io.Closer // in the order of opening
 
-	legacyKey []byte // value of settingLegacyKey; nil when there is none // room: adopt
+	legacyKeys []byte // value of settingLegacyKeys; nil when there is none // room: adopt
 }
 
 // openOptions say how openStore opens a database.
@@ -221,7 +221,7 @@ func (s *store) open(o openOptions) error {
 		path, _ := filepath.Abs(s.path) // fails only without a working directory
 		o.log.Info("database", "file", path, "created", s.created)
 	}
-	s.legacyKey, err = s.setting(settingLegacyKey) // room: adopt
+	s.legacyKeys, err = s.setting(settingLegacyKeys) // room: adopt
 	return err
 }
 

@@ -66,11 +66,10 @@ type server struct {
 	now      func() time.Time
 	log      *slog.Logger
 
-	mux       *http.ServeMux
-	routes    map[string]*route // by pattern
-	unrouted  *route            // answers what no route takes
-	always    http.Header       // of every answer
-	discovery document
+	mux      *http.ServeMux
+	routes   map[string]*route // by pattern
+	unrouted *route            // answers what no route takes
+	always   http.Header       // of every answer
 
 	idPrefix string // of request ids, so that those of two runs differ
 	requests atomic.Uint64

@@ -12,6 +12,8 @@ package main
 import (
 	"bytes"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -28,7 +30,7 @@ import (
 const (
 	// maxTokenBytes bounds the work that a bearer token can cause. The longest
 	// token we make holds an email of 10,000 bytes, which adopted databases
-	// can contain.
+	// can contain, and a signature of ML-DSA-87.
 	maxTokenBytes = 24 << 10
 	// clockSkew is how far in the future iat may lie: the clock may have been
 	// set back since the token was made.
@@ -75,7 +77,7 @@ func verifyRS256(key crypto.PublicKey, input string, signature []byte) error {
 func membersRS256(key crypto.PublicKey) (map[string]string, error) {
 	public, ok := key.(*rsa.PublicKey)
 	if !ok {
-		return nil, errors.New("is not an RSA key")
+		return nil, nil
 	}
 	if bits := public.N.BitLen(); bits < minKeyBits || bits > maxKeyBits {
 		return nil, fmt.Errorf("has %d bits, but RSA keys have %d to %d here", bits, minKeyBits, maxKeyBits)
@@ -87,22 +89,97 @@ func membersRS256(key crypto.PublicKey) (map[string]string, error) {
 	}, nil
 }
 
+// --- ES256 ---
+
+// maxES256 bounds s. Beside every signature (r, s) stands (r, n-s), which is
+// just as good. Only the one with the smaller s is ours, so that nobody can
+// make a second text of a token.
+func maxES256() *big.Int {
+	return new(big.Int).Rsh(elliptic.P256().Params().N, 1)
+}
+
+func generateES256(int) (crypto.Signer, error) {
+	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+}
+
+// signES256 is ECDSA on P-256 with SHA-256. The signature is r and s in 32
+// bytes each, not ASN.1 (RFC 7518 section 3.4).
+func signES256(key crypto.Signer, input string) ([]byte, error) {
+	digest := sha256.Sum256([]byte(input))
+	r, s, err := ecdsa.Sign(rand.Reader, key.(*ecdsa.PrivateKey), digest[:])
+	if err != nil {
+		return nil, err
+	}
+	if s.Cmp(maxES256()) > 0 {
+		s.Sub(elliptic.P256().Params().N, s)
+	}
+	signature := make([]byte, 64)
+	r.FillBytes(signature[:32])
+	s.FillBytes(signature[32:])
+	return signature, nil
+}
+
+// verifyES256 refuses a zero and a number that is not below n before anything
+// is computed: such signatures once passed for every text (CVE-2022-21449).
+func verifyES256(key crypto.PublicKey, input string, signature []byte) error {
+	if len(signature) != 64 {
+		return errBadSignature
+	}
+	r, s := new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:])
+	if r.Sign() == 0 || s.Sign() == 0 || r.Cmp(elliptic.P256().Params().N) >= 0 || s.Cmp(maxES256()) > 0 {
+		return errBadSignature
+	}
+	digest := sha256.Sum256([]byte(input))
+	if !ecdsa.Verify(key.(*ecdsa.PublicKey), digest[:], r, s) {
+		return errBadSignature
+	}
+	return nil
+}
+
+// membersES256 writes both coordinates in 32 bytes (RFC 7518 section 6.2.1).
+func membersES256(key crypto.PublicKey) (map[string]string, error) {
+	public, ok := key.(*ecdsa.PublicKey)
+	if !ok {
+		return nil, nil
+	}
+	if public.Curve != elliptic.P256() {
+		return nil, fmt.Errorf("is on the curve %s, but ES256 is on P-256", public.Params().Name)
+	}
+	point, err := public.Bytes() // 4, x, y (SEC 1 section 2.3.3)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]string{
+		"kty": "EC",
+		"crv": "P-256",
+		"x":   b64.EncodeToString(point[1:33]),
+		"y":   b64.EncodeToString(point[33:]),
+	}, nil
+}
+
+// --- the table ---
+
 // signingAlgorithm is what the server does with keys of one kind.
 type signingAlgorithm struct {
-	name     string // alg of RFC 7518 section 3.1
+	name  string // alg of RFC 7518 section 3.1
+	needs string // what the program must be built with; "" if it is
+	// generate makes a key. bits is the size of RSA keys.
 	generate func(bits int) (crypto.Signer, error)
 	sign     func(key crypto.Signer, input string) ([]byte, error)
 	verify   func(key crypto.PublicKey, input string, signature []byte) error
 	// members returns the required members of the JSON Web Key (RFC 7638
-	// section 3.2), or an error for a key that this algorithm does not take.
-	// They are taken one by one from the public key, so that no member of a
-	// private key can slip in.
+	// section 3.2), nil for a key of another kind, and an error for a key of
+	// this kind that is not fit. They are taken one by one from the public
+	// key, so that no member of a private key can slip in.
 	members func(key crypto.PublicKey) (map[string]string, error)
 }
 
-// signingAlgorithms are all of them; new keys are of the first.
+// signingAlgorithms are the values of auth.algorithm.
 var signingAlgorithms = []signingAlgorithm{
-	{"RS256", generateRS256, signRS256, verifyRS256, membersRS256},
+	{"RS256", "", generateRS256, signRS256, verifyRS256, membersRS256},
+	{"ES256", "", generateES256, signES256, verifyES256, membersES256},
+	{"ML-DSA-65", mldsaNeeds, generateMLDSA65, signMLDSA, verifyMLDSA, membersMLDSA65}, // room: mldsa
+	{"ML-DSA-87", mldsaNeeds, generateMLDSA87, signMLDSA, verifyMLDSA, membersMLDSA87}, // room: mldsa
 }
 
 // signingKey is a key that can sign and verify tokens.
@@ -163,14 +240,16 @@ func tokenHeader(algorithm, kid, typ string) string {
 }
 
 // signJWT returns the compact serialisation (RFC 7515 section 3.1) of c,
-// signed by key. The claims are encoded, read and encoded again, because
-// adopted databases can hold bytes that are not UTF-8. The first time they
-// become the escape \ufffd, which no later encoding writes again; the second
-// time they are the character U+FFFD, as at every verification.
+// signed by key. Adopted databases can hold bytes that are not UTF-8. They
+// become the escape \ufffd, which no later encoding writes again, so such
+// claims are read and encoded once more: then they hold the character U+FFFD,
+// as at every verification.
 func signJWT(key signingKey, header string, c claims) (string, error) {
 	payload, _ := json.Marshal(c) // texts and numbers only: none of these can fail
-	json.Unmarshal(payload, &c)
-	payload, _ = json.Marshal(c)
+	if bytes.Contains(payload, []byte(`\ufffd`)) {
+		json.Unmarshal(payload, &c)
+		payload, _ = json.Marshal(c)
+	}
 	input := header + "." + b64.EncodeToString(payload)
 	signature, err := key.algorithm.sign(key.signer, input)
 	if err != nil {

@@ -114,22 +114,32 @@ func (s *keySet) signing(now time.Time) publishedKey {
 	return s.keys[s.signingIndex(now)]
 }
 
-// next returns the key that takes over, if there is one yet. One that waits
-// for more than twice publishLead was made while the clock was ahead; it does
-// not count, because it can be years away.
-func (s *keySet) next(now time.Time) (next publishedKey, exists bool) {
-	i := s.signingIndex(now) + 1
-	if i == len(s.keys) || s.keys[i].since.After(now.Add(2*publishLead)) {
-		return next, false
+// planned reports whether a key of this algorithm waits to take over. One that
+// waits for more than twice publishLead was made while the clock was ahead; it
+// does not count, because it can be years away.
+func (s *keySet) planned(now time.Time, algorithm string) bool {
+	soon := now.Add(2 * publishLead)
+	return slices.ContainsFunc(s.keys[s.signingIndex(now)+1:], func(key publishedKey) bool {
+		return key.algorithm.name == algorithm && !key.since.After(soon)
+	})
+}
+
+// algorithms returns those of all keys, each once.
+func (s *keySet) algorithms() (names []string) {
+	for _, key := range s.keys {
+		if !slices.Contains(names, key.algorithm.name) {
+			names = append(names, key.algorithm.name)
+		}
 	}
-	return s.keys[i], true
+	return names
 }
 
 // keyInfo is a key as the operator sees it.
 type keyInfo struct {
-	kid   string
-	state string    // signing, next or retired
-	at    time.Time // signing: since; next: signs from; retired: its last token ends
+	kid       string
+	algorithm string
+	state     string    // signing, next or retired
+	at        time.Time // signing: since; next: signs from; retired: its last token ends
 }
 
 // list returns all keys in the order in which they sign. validFor is how long
@@ -138,7 +148,7 @@ func (s *keySet) list(now time.Time, validFor time.Duration) []keyInfo {
 	var infos []keyInfo
 	signing := s.signingIndex(now)
 	for i, key := range s.keys {
-		info := keyInfo{key.kid, "signing", key.since}
+		info := keyInfo{key.kid, key.algorithm.name, "signing", key.since}
 		if i > signing {
 			info.state = "next"
 		} else if i < signing {
@@ -192,10 +202,11 @@ func (s *keySet) verify(token string, want expected) (claims, error) {
 // keyring follows the key directory. Methods that change it must not run in
 // two processes at once; their callers hold the database's write lock.
 type keyring struct {
-	dir   string
-	bits  int      // size of RSA keys made here
-	notes []string // odd things found at opening, each with its remedy
-	set   atomic.Pointer[keySet]
+	dir       string
+	algorithm string   // of keys made here
+	bits      int      // size of RSA keys made here
+	notes     []string // odd things found at opening, each with its remedy
+	set       atomic.Pointer[keySet]
 
 	mu         sync.Mutex // guards notes, what follows, and loading
 	stamp      string     // what the directory looked like when set was loaded
@@ -204,8 +215,8 @@ type keyring struct {
 
 // openKeyring loads the keys of dir. It makes and changes nothing, not even
 // dir itself. Errors name the file and what to do about it.
-func openKeyring(dir string, bits int) (*keyring, error) {
-	k := &keyring{dir: dir, bits: bits}
+func openKeyring(dir, algorithm string, bits int) (*keyring, error) {
+	k := &keyring{dir: dir, algorithm: algorithm, bits: bits}
 	_, err := k.reload()
 	return k, err
 }
@@ -370,8 +381,8 @@ func (k *keyring) readKey(name string) (key publishedKey, err error) {
 	}
 	signer, ok := parsed.(crypto.Signer)
 	if err != nil || !ok {
-		return key, fmt.Errorf("%s is not a private key in PKCS#8 or PKCS#1 form, without a password: "+
-			"restore it from a backup", path)
+		return key, fmt.Errorf("%s is not a private key in PKCS#8 or PKCS#1 form, without a password, "+
+			"that a program built with %s can read: restore it from a backup", path, runtime.Version())
 	}
 	key, err = newPublishedKey(signer)
 	if err != nil {
@@ -406,11 +417,12 @@ func publicDER(key crypto.Signer) []byte {
 // newPublishedKey finds the algorithm that a key is for, and what follows
 // from both.
 func newPublishedKey(signer crypto.Signer) (publishedKey, error) {
-	var unfit error
 	for _, algorithm := range signingAlgorithms {
 		jwk, err := algorithm.members(signer.Public())
 		if err != nil {
-			unfit = errors.Join(unfit, err)
+			return publishedKey{}, err
+		}
+		if jwk == nil {
 			continue
 		}
 		kid := thumbprint(jwk)
@@ -422,7 +434,7 @@ func newPublishedKey(signer crypto.Signer) (publishedKey, error) {
 			header:     tokenHeader(algorithm.name, kid, typLogin),
 		}, nil
 	}
-	return publishedKey{}, unfit
+	return publishedKey{}, errors.New("is a key of no algorithm that this server signs with")
 }
 
 // thumbprint is the key id: the RFC 7638 thumbprint of the public key. With
@@ -456,7 +468,12 @@ type newKey crypto.Signer
 // generate makes a key in memory. It takes up to some seconds, so callers
 // hold no lock.
 func (k *keyring) generate() (newKey, error) {
-	return signingAlgorithms[0].generate(k.bits)
+	for _, algorithm := range signingAlgorithms {
+		if algorithm.name == k.algorithm {
+			return algorithm.generate(k.bits)
+		}
+	}
+	return nil, errors.New("no algorithm " + k.algorithm) // refused by loadConfig
 }
 
 // createFirst makes key the first one, unless there is one by now. Only the
@@ -519,7 +536,7 @@ func (k *keyring) drop(kid string, now time.Time) error {
 
 // keyPlan is what the configuration and the database say about changing keys.
 type keyPlan struct {
-	every    time.Duration // how long a key signs; 0: until the operator changes it
+	every    time.Duration // how long a key signs; 0: until the operator or a setting changes it
 	validFor time.Duration // how long a token signed at this moment is accepted
 	horizon  time.Time     // what ended before this is removed; see purge
 }
@@ -530,19 +547,24 @@ type keyChanges struct {
 	drop      []string  // kids
 }
 
-// due returns what the plan demands at this moment. Callers make the key,
-// take the lock, reload and ask again: another process may have been faster.
+// due returns what the plan demands at this moment. Another algorithm than the
+// signing key's needs a next key at once, whatever its age; a next key of
+// another algorithm than ours was planned before the setting came back.
+// Callers make the key, take the lock, reload and ask again: another process
+// may have been faster.
 func (k *keyring) due(now time.Time, plan keyPlan) keyChanges {
 	var changes keyChanges
 	set := k.current()
-	at := now.Add(publishLead)
-	end := set.signing(now).since.Add(plan.every)
-	_, planned := set.next(now)
-	if plan.every > 0 && !planned && !at.Before(end) {
+	signing, at := set.signing(now), now.Add(publishLead)
+	aged := plan.every > 0 && !at.Before(signing.since.Add(plan.every))
+	switched := signing.algorithm.name != k.algorithm
+	if (aged || switched) && !set.planned(now, k.algorithm) {
 		changes.publishAt = at
 	}
 	for _, key := range set.list(now, plan.validFor) {
-		if key.state == "retired" && plan.horizon.After(key.at) {
+		stray := key.state == "next" && key.algorithm != k.algorithm
+		ended := key.state == "retired" && plan.horizon.After(key.at)
+		if stray || ended {
 			changes.drop = append(changes.drop, key.kid)
 		}
 	}

@@ -231,7 +231,12 @@ func (a *app) ensureKeys(ctx context.Context) error {
 	}
 	now := a.now()
 	signing := a.keys.current().signing(now)
-	a.log.Info("signing keys", "dir", a.keys.dir, "kid", signing.kid)
+	a.log.Info("signing keys", "dir", a.keys.dir, "kid", signing.kid, "algorithm", signing.algorithm.name)
+	if signing.algorithm.name != a.keys.algorithm {
+		a.log.Warn("auth.algorithm (AUTH_ALGORITHM) has changed: a key for it is published now, and tokens "+
+			"are signed with the old one for 24 hours more; to change over in 5 seconds: "+
+			"pico-auth key rotate --now", "from", signing.algorithm.name, "to", a.keys.algorithm)
+	}
 	// The file of the key that should sign was lost, or the clock is wrong. A
 	// token that the next key signs before its time would be refused by every
 	// verifier that has not fetched the key set lately.

@@ -32,7 +32,9 @@ import (
 	"cmp"
 	"context"
 	"crypto"
+	"crypto/ecdh"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/hmac"
 	"crypto/rand"
@@ -315,11 +317,11 @@ func (ts *testServer) refresh(token string) answer {
 
 // testKey is one signing key for all tests: making one takes 100 ms, and more
 // under -race.
-var testKey = sync.OnceValue(func() newKey { return must((&keyring{bits: 2048}).generate()) })
+var testKey = sync.OnceValue(func() newKey { return must(generateRS256(2048)) })
 
 // writeTestKeys makes dir a key directory that holds testKey.
 func writeTestKeys(dir string) {
-	must(must(openKeyring(dir, 2048)).createFirst(testKey()))
+	must(must(openKeyring(dir, "RS256", 2048)).createFirst(testKey()))
 }
 
 // testServer is a server as run makes it, on a listener of its own and by a
@@ -507,7 +509,26 @@ func jwtFile(name string) string {
 	return string(must(os.ReadFile("testdata/" + name)))
 }
 
-// The signature, its check and the key id are what the RFCs print.
+// jwtAlgorithms are those that this build has.
+func jwtAlgorithms() []signingAlgorithm {
+	return slices.DeleteFunc(slices.Clone(signingAlgorithms), func(a signingAlgorithm) bool {
+		return a.needs != ""
+	})
+}
+
+// jwtEach runs a test for every algorithm of this build.
+func jwtEach(t *testing.T, test func(t *testing.T, algorithm string)) {
+	for _, a := range jwtAlgorithms() {
+		t.Run(a.name, func(t *testing.T) {
+			t.Parallel()
+			test(t, a.name)
+		})
+	}
+}
+
+// The signature, its check and the key id are what the RFCs print. Of the two
+// signatures that ES256 has for each text, RFC 7515 prints the one that we do
+// not make.
 func TestJWT_KnownAnswers(t *testing.T) {
 	t.Parallel()
 	var vectors map[string]map[string]string
@@ -525,32 +546,91 @@ func TestJWT_KnownAnswers(t *testing.T) {
 	key.N = jwtNumber(v["n"])
 	members := must(membersRS256(&key.PublicKey))
 	want(t, "thumbprint", thumbprint(members), v["thumbprint"])
+
+	point := func(v map[string]string) *ecdsa.PublicKey {
+		encoded := slices.Concat([]byte{4}, jwtBytes(v["x"]), jwtBytes(v["y"]))
+		return must(ecdsa.ParseUncompressedPublicKey(elliptic.P256(), encoded))
+	}
+	v = vectors["rfc7515_a3"]
+	signature = jwtBytes(v["signature"])
+	err = verifyES256(point(v), v["input"], signature)
+	want(t, "verifyES256, as printed", err, errBadSignature)
+	err = verifyES256(point(v), v["input"], jwtTwin(signature))
+	want(t, "verifyES256, its twin", err, nil)
+	v = vectors["rfc9449_6_1"]
+	members = must(membersES256(point(v)))
+	want(t, "thumbprint", thumbprint(members), v["thumbprint"])
+}
+
+// The keys of the seed 01 01 … have the key ids that other programs compute.
+// As PKCS#8 they are nothing but that seed (RFC 9881 section 6).
+func TestJWT_KnownMLDSAKeys(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct{ set, kid string }{
+		"ML-DSA-65": {"12", "HSkk5TOX0Mpqu1lx4_U1vVv1G7gA6UFJibKXXVT4Big"},
+		"ML-DSA-87": {"13", "LmmWhatIVnE_o9xXCHfv2hS8MRfamWyTu8oNWOmLDNQ"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if keysOf(name) == nil {
+				t.Skip("this build has no ML-DSA")
+			}
+			der := must(hex.DecodeString("3034020100300b06096086480165030403" + row.set +
+				"04228020" + strings.Repeat("01", 32)))
+			file := keysPEM("PRIVATE KEY", der)
+			k := keysOpen(t, keysFirst)
+			path := k.path("key-1800000001.pem")
+			mustOK(os.WriteFile(path, file, 0o600))
+			must(k.reload())
+			key := k.current().signing(keysAt(1))
+			want(t, "kid", key.kid, row.kid)
+			want(t, "algorithm", key.algorithm.name, name)
+			again := keysPKCS8(key.signer)
+			want(t, "written again", string(again), string(file))
+		})
+	}
+}
+
+// jwtTwin is the other signature of ES256 that is just as good.
+func jwtTwin(signature []byte) []byte {
+	s := new(big.Int).SetBytes(signature[32:])
+	s.Sub(elliptic.P256().Params().N, s)
+	return append(bytes.Clone(signature[:32]), s.FillBytes(make([]byte, 32))...)
 }
 
 // jwtForger has a good token in parts, and what an attacker could wish for:
-// the key that signed it.
+// the key that signed it. The server has a key of every algorithm.
 type jwtForger struct {
 	*testing.T
 	keys   *keySet
 	want   expected
-	key    *rsa.PrivateKey
-	kid    string
+	key    keysOne
 	claims string // the payload as JSON
 	// The segments of the token, and the first two with their dot.
 	header, payload, signature, input string
 }
 
-func newJWTForger(t *testing.T) *jwtForger {
+// jwtKeys is a key set with a key of every algorithm.
+func jwtKeys() *keySet {
+	var keys []publishedKey
+	for _, a := range jwtAlgorithms() {
+		keys = append(keys, keysOf(a.name)[0].publishedKey)
+	}
+	return newKeySet(keys)
+}
+
+// jwtSign makes a token of a key, which need not be the one that signs now.
+func jwtSign(key keysOne, c claims) string {
+	return must(signJWT(key.signingKey, key.header, c))
+}
+
+func newJWTForger(t *testing.T, algorithm string) *jwtForger {
 	f := &jwtForger{
 		T:    t,
-		keys: keysOpen(t, keysFirst).current(),
+		keys: jwtKeys(),
 		want: expected{"https://auth.example", "pico-bot", keysAt(0), false},
-		key:  keysMade()[0].signer,
-		kid:  keysMade()[0].kid,
+		key:  keysOf(algorithm)[0],
 	}
-	c := jwtClaims(f.want)
-	token := must(f.keys.sign(f.want.now, c))
-	parts := strings.Split(token, ".")
+	parts := strings.Split(jwtSign(f.key, jwtClaims(f.want)), ".")
 	f.header = parts[0]
 	f.payload = parts[1]
 	f.signature = parts[2]
@@ -585,11 +665,14 @@ func (f *jwtForger) present(name, token string, err error) {
 	})
 }
 
+// number is the part of the public key that is not the same for all keys.
+func (f *jwtForger) number() string {
+	return f.key.jwk["n"] + f.key.jwk["x"] + f.key.jwk["pub"]
+}
+
 // signed adds the signature of our key to a text, whatever it is.
 func (f *jwtForger) signed(input string) string {
-	digest := sha256.Sum256([]byte(input))
-	signature := must(rsa.SignPKCS1v15(nil, f.key, crypto.SHA256, digest[:]))
-	return input + "." + jwtSegment(signature)
+	return input + "." + jwtSegment(must(f.key.algorithm.sign(f.key.newKey, input)))
 }
 
 // signedClaims is a token of ours in all but the claims.
@@ -616,105 +699,200 @@ func (f *jwtForger) with(name, raw string) string {
 // else is right and our own key signed it.
 func TestJWT_ForgedHeader(t *testing.T) {
 	t.Parallel()
-	f, attacker := newJWTForger(t), newJWTForger(t)
-	attacker.key = keysMade()[1].signer
-	f.present("another key", attacker.signed(f.input), errBadSignature)
-	modulus := jwtSegment(attacker.key.N.Bytes())
-	fill := strings.NewReplacer("KID", f.kid, `"N"`, `"`+modulus+`"`)
-	for _, line := range jwtTable(jwtFile("forged-headers.txt")) {
-		input := jwtSegment(fill.Replace(line)) + "." + f.payload
-		for signature, token := range map[string]string{
-			"our":        f.signed(input),
-			"attacker's": attacker.signed(input),
-			"old":        input + "." + f.signature,
-			"no":         input + ".",
-		} {
-			f.present(line+" with "+signature+" signature", token, errUnknownKey)
+	jwtEach(t, func(t *testing.T, algorithm string) {
+		f, attacker := newJWTForger(t, algorithm), newJWTForger(t, algorithm)
+		attacker.key = keysOf(algorithm)[1]
+		fill := strings.NewReplacer(
+			"KID", f.key.kid,
+			"OURS", algorithm,
+			`"N"`, `"`+attacker.number()+`"`,
+		)
+		for _, line := range jwtTable(jwtFile("forged-headers.txt")) {
+			input := jwtSegment(fill.Replace(line)) + "." + f.payload
+			for signature, token := range map[string]string{
+				"our":        f.signed(input),
+				"attacker's": attacker.signed(input),
+				"old":        input + "." + f.signature,
+				"no":         input + ".",
+			} {
+				f.present(line+" with "+signature+" signature", token, errUnknownKey)
+			}
 		}
-	}
-	long := jwtHeader("RS256", strings.Repeat("a", 64<<10))
-	f.present("kid of 64 KB", f.signed(long+"."+f.payload), errMalformed)
+		long := jwtHeader(algorithm, strings.Repeat("a", 64<<10))
+		f.present("kid of 64 KB", f.signed(long+"."+f.payload), errMalformed)
+	})
+}
+
+// The right signature of one key is refused under the header of every other
+// key, of ours and of an attacker's, and so is a header that names a key with
+// an algorithm that is not its own.
+func TestJWT_ForgedKey(t *testing.T) {
+	t.Parallel()
+	jwtEach(t, func(t *testing.T, algorithm string) {
+		f := newJWTForger(t, algorithm)
+		for _, a := range jwtAlgorithms() {
+			for i, key := range keysOf(a.name)[:2] {
+				for _, named := range jwtAlgorithms() {
+					verdict := errUnknownKey
+					if i == 0 && named.name == a.name { // a header of ours
+						verdict = errBadSignature
+					}
+					if key.kid == f.key.kid && named.name == algorithm {
+						verdict = nil
+					}
+					input := jwtHeader(named.name, key.kid) + "." + f.payload
+					name := fmt.Sprint(a.name, " key ", i)
+					f.present("under "+named.name+" and the kid of "+name, f.signed(input), verdict)
+				}
+				if key.kid != f.key.kid {
+					signature := must(a.sign(key.newKey, f.input))
+					f.present("signed by "+key.kid, f.input+"."+jwtSegment(signature), errBadSignature)
+				}
+			}
+		}
+	})
 }
 
 // A signature of another algorithm is refused, under a header that names it
 // and under ours.
 func TestJWT_ForgedAlgorithm(t *testing.T) {
 	t.Parallel()
-	f := newJWTForger(t)
-	try := func(alg string, sign func(input []byte) []byte) {
-		named := jwtHeader(alg, f.kid) + "." + f.payload
-		signature := jwtSegment(sign([]byte(named)))
-		f.present(alg, named+"."+signature, errUnknownKey)
-		signature = jwtSegment(sign([]byte(f.input)))
-		f.present(alg+" under our header", f.input+"."+signature, errBadSignature)
-	}
-	// HMAC keyed with what everybody knows of our key (CVE-2016-10555).
-	n := f.key.N.Bytes()
-	spki := must(x509.MarshalPKIXPublicKey(&f.key.PublicKey))
-	pkcs1 := x509.MarshalPKCS1PublicKey(&f.key.PublicKey)
-	pem1 := keysPEM("PUBLIC KEY", spki)
-	pem2 := keysPEM("RSA PUBLIC KEY", pkcs1)
-	secrets := [][]byte{
-		{},
-		n,
-		[]byte(jwtSegment(n)),
-		f.keys.document.body,
-		spki,
-		pem1,
-		bytes.TrimSpace(pem1),
-		pkcs1,
-		pem2,
-		bytes.TrimSpace(pem2),
-	}
-	hashes := map[string]func() hash.Hash{
-		"HS256": sha256.New,
-		"HS384": sha512.New384,
-		"HS512": sha512.New,
-	}
-	for alg, newHash := range hashes {
-		for _, secret := range secrets {
-			try(alg, func(input []byte) []byte {
-				mac := hmac.New(newHash, secret)
-				mac.Write(input)
-				return mac.Sum(nil)
-			})
+	jwtEach(t, func(t *testing.T, algorithm string) {
+		f := newJWTForger(t, algorithm)
+		try := func(alg string, sign func(input []byte) []byte) {
+			named := jwtHeader(alg, f.key.kid) + "." + f.payload
+			signature := jwtSegment(sign([]byte(named)))
+			f.present(alg, named+"."+signature, errUnknownKey)
+			signature = jwtSegment(sign([]byte(f.input)))
+			f.present(alg+" under our header", f.input+"."+signature, errBadSignature)
 		}
-	}
-	// Truly signed with our own key.
-	for alg, options := range map[string]crypto.SignerOpts{
-		"RS384": crypto.SHA384,
-		"RS512": crypto.SHA512,
-		"PS256": &rsa.PSSOptions{Hash: crypto.SHA256},
-	} {
-		try(alg, func(input []byte) []byte {
-			return must(crypto.SignMessage(f.key, rand.Reader, input, options))
-		})
+		// HMAC keyed with what everybody knows of our key (CVE-2016-10555).
+		number := f.number()
+		spki := publicDER(f.key.newKey)
+		secrets := [][]byte{
+			{},
+			[]byte(number),
+			jwtBytes(number),
+			f.keys.document.body,
+			spki,
+			f.key.public,
+			bytes.TrimSpace(f.key.public),
+		}
+		rsaKey, isRSA := f.key.newKey.(*rsa.PrivateKey)
+		if isRSA {
+			pkcs1 := x509.MarshalPKCS1PublicKey(&rsaKey.PublicKey)
+			pem := keysPEM("RSA PUBLIC KEY", pkcs1)
+			secrets = append(secrets, pkcs1, pem, bytes.TrimSpace(pem))
+		}
+		hashes := map[string]func() hash.Hash{
+			"HS256": sha256.New,
+			"HS384": sha512.New384,
+			"HS512": sha512.New,
+		}
+		for alg, newHash := range hashes {
+			for _, secret := range secrets {
+				try(alg, func(input []byte) []byte {
+					mac := hmac.New(newHash, secret)
+					mac.Write(input)
+					return mac.Sum(nil)
+				})
+			}
+		}
+		// Truly signed with our own key.
+		for alg, options := range map[string]crypto.SignerOpts{
+			"RS384": crypto.SHA384,
+			"RS512": crypto.SHA512,
+			"PS256": &rsa.PSSOptions{Hash: crypto.SHA256},
+		} {
+			if isRSA {
+				try(alg, func(input []byte) []byte {
+					return must(crypto.SignMessage(rsaKey, rand.Reader, input, options))
+				})
+			}
+		}
+	})
+}
+
+// Only the signatures of exactly these bytes are accepted, each in one form.
+func TestJWT_ForgedSignature(t *testing.T) {
+	t.Parallel()
+	jwtEach(t, func(t *testing.T, algorithm string) {
+		f := newJWTForger(t, algorithm)
+		good := jwtBytes(f.signature)
+		last := len(good) - 1
+		forged := map[string][]byte{
+			"empty":             nil,
+			"cut":               good[:last],
+			"cut in front":      good[1:],
+			"extended":          append(bytes.Clone(good), 0),
+			"extended in front": append([]byte{0}, good...),
+			"twice":             append(bytes.Clone(good), good...),
+			"all zero":          make([]byte, len(good)),
+			"all one":           bytes.Repeat([]byte{255}, len(good)),
+			"one bit flipped":   append(bytes.Clone(good[:last]), good[last]^1),
+			"first bit flipped": append([]byte{good[0] ^ 128}, good[1:]...),
+		}
+		switch key := f.key.newKey.(type) {
+		case *rsa.PrivateKey:
+			forged["the modulus"] = key.N.Bytes()
+			plusN := jwtNumber(f.signature) // the same number modulo n
+			plusN.Add(plusN, key.N)
+			forged["above the modulus"] = plusN.FillBytes(make([]byte, 257))
+		case *ecdsa.PrivateKey:
+			maps.Copy(forged, jwtES256Forgeries(f, key, good))
+		}
+		for name, signature := range forged {
+			token := f.input + "." + jwtSegment(signature)
+			f.present(name, token, errBadSignature)
+		}
+		raised := jwtSegment(f.with("role", `"superadmin"`))
+		token := f.header + "." + raised + "." + f.signature
+		f.present("of other claims", token, errBadSignature)
+	})
+}
+
+// Half of all signatures come out with the larger s; we make none of those, nor
+// one that is shorter because a number begins with zeros.
+func TestJWT_ES256HasOneForm(t *testing.T) {
+	t.Parallel()
+	key := keysOf("ES256")[0].newKey
+	for i := range 1000 {
+		input := fmt.Sprint(i)
+		signature := must(signES256(key, input))
+		want(t, "length", len(signature), 64)
+		err := verifyES256(key.Public(), input, signature)
+		want(t, "signature "+input, err, nil)
+		err = verifyES256(key.Public(), input, jwtTwin(signature))
+		want(t, "twin of "+input, err, errBadSignature)
 	}
 }
 
-// Only the one signature of exactly these bytes is accepted.
-func TestJWT_ForgedSignature(t *testing.T) {
-	t.Parallel()
-	f := newJWTForger(t)
-	good := jwtBytes(f.signature)
-	plusN := jwtNumber(f.signature) // the same number modulo n
-	plusN.Add(plusN, f.key.N)
-	for name, signature := range map[string][]byte{
-		"empty":             nil,
-		"cut":               good[:255],
-		"extended":          append(bytes.Clone(good), 0),
-		"extended in front": append([]byte{0}, good...),
-		"all zero":          make([]byte, 256),
-		"the modulus":       f.key.N.Bytes(),
-		"above the modulus": plusN.FillBytes(make([]byte, 257)),
-		"one bit flipped":   append(bytes.Clone(good[:255]), good[255]^1),
-	} {
-		token := f.input + "." + jwtSegment(signature)
-		f.present(name, token, errBadSignature)
+// jwtES256Forgeries are what some verifiers of ECDSA took for a signature.
+func jwtES256Forgeries(f *jwtForger, key *ecdsa.PrivateKey, good []byte) map[string][]byte {
+	r, s := good[:32], good[32:]
+	digest := sha256.Sum256([]byte(f.input))
+	n := elliptic.P256().Params().N
+	order := n.Bytes()
+	zero := make([]byte, 32)
+	one := big.NewInt(1).FillBytes(make([]byte, 32))
+	plusN := func(b []byte) []byte { // the same number modulo n, where it fits
+		sum := new(big.Int).SetBytes(b)
+		return sum.Add(sum, n).FillBytes(make([]byte, 33))
 	}
-	raised := jwtSegment(f.with("role", `"superadmin"`))
-	token := f.header + "." + raised + "." + f.signature
-	f.present("of other claims", token, errBadSignature)
+	return map[string][]byte{
+		"r zero":          slices.Concat(zero, s),
+		"s zero":          slices.Concat(r, zero),
+		"r the order":     slices.Concat(order, s),
+		"s the order":     slices.Concat(r, order),
+		"both the order":  slices.Concat(order, order),
+		"both one":        slices.Concat(one, one),
+		"swapped":         slices.Concat(s, r),
+		"malleable":       jwtTwin(good),
+		"r plus n":        slices.Concat(plusN(r), s),
+		"s plus n":        slices.Concat(r, plusN(s)),
+		"DER":             must(key.Sign(rand.Reader, digest[:], crypto.SHA256)),
+		"of P-384's size": slices.Concat(make([]byte, 16), r, make([]byte, 16), s),
+	}
 }
 
 // jwtVerdicts are the words for errors in tables.
@@ -732,7 +910,7 @@ var jwtVerdicts = map[string]error{
 // however long.
 func TestJWT_OneForm(t *testing.T) {
 	t.Parallel()
-	f := newJWTForger(t)
+	f := newJWTForger(t, "RS256")
 	segments := strings.NewReplacer(
 		"H", f.header[:8],
 		"h", f.header[8:],
@@ -782,7 +960,7 @@ func TestJWT_OneForm(t *testing.T) {
 // them under our header.
 func TestJWT_Claims(t *testing.T) {
 	t.Parallel()
-	f := newJWTForger(t)
+	f := newJWTForger(t, "ES256")
 	inside := strings.Trim(f.claims, "{}")
 	whole := strings.NewReplacer("C", inside, "BOM", "\ufeff", "LF", "\n", "BLANK", " ")
 	for _, line := range jwtTable(jwtFile("claims.txt")) {
@@ -814,38 +992,47 @@ func FuzzSignJWT(f *testing.F) {
 	} {
 		f.Add(text, text[:len(text)%100])
 	}
-	keys := keysOpen(f, keysFirst).current()
+	keys := jwtKeys()
 	wanted := expected{"i", "a", keysAt(0), false}
 	f.Fuzz(func(t *testing.T, email, other string) {
 		c := jwtClaims(wanted)
 		c.Email = email
 		c.Subject, c.Role, c.OrgID = other, other, other
-		token := must(keys.sign(wanted.now, c))
-		if len(token) > maxTokenBytes {
-			t.Skip("no email is that long")
+		for _, a := range jwtAlgorithms() {
+			key := keysOf(a.name)[0]
+			token := jwtSign(key, c)
+			if len(token) > maxTokenBytes {
+				t.Skip("no email is that long")
+			}
+			got, err := keys.verify(token, wanted)
+			want(t, "verify", err, nil)
+			want(t, "email", got.Email, string([]rune(email)))
+			input := func(token string) string { return token[:strings.LastIndex(token, ".")] }
+			again := jwtSign(key, got)
+			want(t, "signed again", input(again), input(token))
 		}
-		got, err := keys.verify(token, wanted)
-		want(t, "verify", err, nil)
-		want(t, "email", got.Email, string([]rune(email)))
-		want(t, "signed again", must(keys.sign(wanted.now, got)), token)
 	})
 }
 
-// What is accepted is, byte for byte, the one token that was signed.
+// What is accepted is, byte for byte, one of the tokens that were signed.
 func FuzzVerifyJWT(f *testing.F) {
-	keys := keysOpen(f, keysFirst).current()
+	keys := jwtKeys()
 	wanted := expected{"i", "a", keysAt(0), false}
-	token := must(keys.sign(wanted.now, jwtClaims(wanted)))
-	header, rest, _ := strings.Cut(token, ".")
-	for _, seed := range []string{
-		token, "", header + "..", token + "=", token + "\n", header + ".\n" + rest,
-		jwtHeader("none", "") + "." + rest,
-	} {
-		f.Add(seed)
+	var tokens []string
+	for _, a := range jwtAlgorithms() {
+		token := jwtSign(keysOf(a.name)[0], jwtClaims(wanted))
+		tokens = append(tokens, token)
+		header, rest, _ := strings.Cut(token, ".")
+		for _, seed := range []string{
+			token, "", header + "..", token + "=", token + "\n", header + ".\n" + rest,
+			jwtHeader("none", "") + "." + rest,
+		} {
+			f.Add(seed)
+		}
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		c, err := verifyJWT(s, wanted, keys.byHeader)
-		want(t, "accepted", err == nil, s == token)
+		want(t, "accepted", err == nil, slices.Contains(tokens, s))
 		want(t, "claims with it", c.SessionID != "", err == nil)
 	})
 }
@@ -897,24 +1084,46 @@ func TestJWT_OverHTTP(t *testing.T) {
 
 // keysOne is a key for tests, also as texts of files.
 type keysOne struct {
-	signer          *rsa.PrivateKey
-	kid             string
+	newKey
+	publishedKey
 	private, public []byte
 }
 
-// keysMade are five of them: making one takes 100 ms and more.
-var keysMade = sync.OnceValue(func() []keysOne {
-	k := &keyring{bits: minKeyBits}
-	return together(5, func(int) keysOne {
-		key := must(k.generate()).(*rsa.PrivateKey)
+// keysMake makes n keys of an algorithm.
+func keysMake(algorithm string, n int) []keysOne {
+	k := &keyring{algorithm: algorithm, bits: minKeyBits}
+	return together(n, func(int) keysOne {
+		key := must(k.generate())
 		return keysOne{
-			signer:  key,
-			kid:     must(newPublishedKey(key)).kid,
-			private: keysPKCS8(key),
-			public:  keysPEM("PUBLIC KEY", must(x509.MarshalPKIXPublicKey(&key.PublicKey))),
+			newKey:       key,
+			publishedKey: must(newPublishedKey(key)),
+			private:      keysPKCS8(key),
+			public:       keysPEM("PUBLIC KEY", publicDER(key)),
 		}
 	})
+}
+
+// keysMade are five RSA keys: making one takes 100 ms and more.
+var keysMade = sync.OnceValue(func() []keysOne { return keysMake("RS256", 5) })
+
+// keysOthers are two keys of every other algorithm that this build has.
+var keysOthers = sync.OnceValue(func() map[string][]keysOne {
+	others := map[string][]keysOne{}
+	for _, a := range signingAlgorithms[1:] {
+		if a.needs == "" {
+			others[a.name] = keysMake(a.name, 2)
+		}
+	}
+	return others
 })
+
+// keysOf are two keys of an algorithm or more.
+func keysOf(algorithm string) []keysOne {
+	if algorithm == "RS256" {
+		return keysMade()
+	}
+	return keysOthers()[algorithm]
+}
 
 func keysPEM(kind string, der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
@@ -938,11 +1147,13 @@ var keysTexts = sync.OnceValue(func() map[string][]byte {
 		"half":     a.private[:len(a.private)/2],
 		"garbage":  []byte("garbage\n"),
 		"locked":   keysPEM("ENCRYPTED PRIVATE KEY", []byte("x")),
-		"ec":       keysPKCS8(must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))),
+		"p384":     keysPKCS8(must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))),
+		"ed25519":  keysPKCS8(ed25519.NewKeyFromSeed(make([]byte, 32))),
+		"x25519":   keysPKCS8(must(ecdh.X25519().GenerateKey(rand.Reader))),
 		"small":    keysPKCS8(must(rsa.GenerateKey(rand.Reader, 1024))),
 		"two":      slices.Concat(a.private, b.private),
 		"twice":    slices.Concat(a.public, a.public),
-		"pkcs1":    keysPEM("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(a.signer)),
+		"pkcs1":    keysPEM("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(a.newKey.(*rsa.PrivateKey))),
 		"crlf":     bytes.ReplaceAll(a.private, lf, crlf),
 		"trimmed":  bytes.TrimSpace(a.private),
 		"labelled": append([]byte("Bag Attributes\n"), a.private...),
@@ -991,7 +1202,7 @@ func keysOpen(t testing.TB, files string) keysTest {
 }
 
 func keysReopen(t testing.TB, dir string) keysTest {
-	k := must(openKeyring(dir, minKeyBits))
+	k := must(openKeyring(dir, "RS256", minKeyBits))
 	k.setFirstSince(keysAt(0))
 	return keysTest{t, k}
 }
@@ -1023,11 +1234,11 @@ func (k keysTest) wantFiles(wanted string) {
 
 // mustCreate makes a key the first one, mustPublish a later one.
 func (k keysTest) mustCreate(number int) (created bool) {
-	return must(k.createFirst(keysMade()[number].signer))
+	return must(k.createFirst(keysMade()[number].newKey))
 }
 
 func (k keysTest) mustPublish(number, seconds int) {
-	mustOK(k.publish(keysMade()[number].signer, keysAt(seconds)))
+	mustOK(k.publish(keysMade()[number].newKey, keysAt(seconds)))
 }
 
 // token is good for 15 minutes.
@@ -1117,9 +1328,9 @@ func TestKeys_KillAtEveryStep(t *testing.T) {
 func TestKeys_DamageIsRefused(t *testing.T) {
 	t.Parallel()
 	for _, line := range jwtTable(`
-		private.pem         missing empty half garbage locked ec small a two
+		private.pem         missing empty half garbage locked p384 ed25519 small a two
 		public.pem          missing empty garbage A b twice
-		key-1800000000.pem  empty half ec small a two
+		key-1800000000.pem  empty half p384 ed25519 x25519 small a two
 		key-x.pem           B
 		key-.pem            B
 		key-01800000000.pem B
@@ -1134,9 +1345,9 @@ func TestKeys_DamageIsRefused(t *testing.T) {
 					mustOK(os.WriteFile(path, data, 0o600))
 				}
 				_, before := keysFiles(running.dir)
-				k, err := openKeyring(running.dir, minKeyBits)
+				k, err := openKeyring(running.dir, "RS256", minKeyBits)
 				wantText(t, "openKeyring", fmt.Sprint(err), path)
-				_, err = k.createFirst(keysMade()[2].signer)
+				_, err = k.createFirst(keysMade()[2].newKey)
 				want(t, "a key is made", err == nil, false)
 				_, err = running.reload()
 				want(t, "a running server takes it", err == nil, false)
@@ -1173,7 +1384,7 @@ func TestKeys_Modes(t *testing.T) {
 			dir := keysDir(t, keysFirst)
 			mustOK(os.Chmod(filepath.Join(dir, "private.pem"), keyMode))
 			mustOK(os.Chmod(dir, dirMode))
-			k, err := openKeyring(dir, minKeyBits)
+			k, err := openKeyring(dir, "RS256", minKeyBits)
 			want(t, "noted", len(k.notes) == 1, verdict == "noted")
 			want(t, "refused", err != nil, verdict == "refused")
 			remedy = strings.ReplaceAll(strings.TrimSpace(remedy), "DIR", dir)
@@ -1182,7 +1393,7 @@ func TestKeys_Modes(t *testing.T) {
 	}
 	dir := keysDir(t, "")
 	mustOK(os.Chmod(dir, 0o777))
-	_, err := openKeyring(dir, minKeyBits)
+	_, err := openKeyring(dir, "RS256", minKeyBits)
 	want(t, "refused before the first key", err != nil, true)
 }
 
@@ -1231,9 +1442,9 @@ func TestKeys_FailedWriteLeavesNothing(t *testing.T) {
 		return
 	}
 	k := keysReopen(t, t.TempDir())
-	_, err := k.createFirst(keysMade()[0].signer)
+	_, err := k.createFirst(keysMade()[0].newKey)
 	want(t, "created", err == nil, false)
-	err = k.publish(keysMade()[0].signer, keysAt(0))
+	err = k.publish(keysMade()[0].newKey, keysAt(0))
 	want(t, "published", err == nil, false)
 	k.wantFiles("")
 }
@@ -1352,7 +1563,7 @@ func TestKeys_RotateByThemselves(t *testing.T) {
 			if !changes.publishAt.IsZero() {
 				made++
 				published[made] = now
-				mustOK(k.publish(keysMade()[made].signer, changes.publishAt))
+				mustOK(k.publish(keysMade()[made].newKey, changes.publishAt))
 			}
 			for _, kid := range changes.drop {
 				mustOK(k.drop(kid, keysAt(now)))
@@ -1375,8 +1586,8 @@ func TestKeys_ClockJump(t *testing.T) {
 	plan := keyPlan{72 * time.Hour, 16 * time.Minute, keysAt(0)} // the horizon creeps
 	changes := k.due(keysAt(365*keysDay), plan)
 	want(t, "dropped", len(changes.drop), 0)
-	mustOK(k.publish(keysMade()[2].signer, changes.publishAt))
-	err := k.publish(keysMade()[3].signer, changes.publishAt)
+	mustOK(k.publish(keysMade()[2].newKey, changes.publishAt))
+	err := k.publish(keysMade()[3].newKey, changes.publishAt)
 	want(t, "a key is replaced", err == nil, false)
 	k.wantSigning(2, 1)
 	k.wantVerdict(2, token, nil)
@@ -1442,12 +1653,101 @@ func TestKeys_JWKS(t *testing.T) {
 			"e":   "AQAB",
 			"kid": one.kid,
 			"kty": "RSA",
-			"n":   jwtSegment(one.signer.N.Bytes()),
+			"n":   jwtSegment(one.newKey.(*rsa.PrivateKey).N.Bytes()),
 			"use": "sig",
 		})
 	}
 	body := must(json.Marshal(map[string]any{"keys": keys}))
 	want(t, "body", string(document.body), string(body))
+}
+
+// Another auth.algorithm is a rotation, also where keys are never rotated: the
+// next key is published at once and signs a day later, tokens of the old one
+// are good to their end, and key set and discovery follow. A next key whose
+// algorithm is no longer wanted is dropped before it signs.
+func TestKeys_AlgorithmIsSwitched(t *testing.T) {
+	t.Parallel()
+	jwtEach(t, func(t *testing.T, algorithm string) {
+		if algorithm == "RS256" {
+			t.Skip("it is what the others are switched from and to")
+		}
+		ts := newTestServer(t, func(c *config) {
+			c.algorithm = algorithm
+			c.keyRotation = 0
+		})
+		wantText(t, "log", ts.logs.String(),
+			"from=RS256 to="+algorithm,
+			"pico-auth key rotate --now")
+		h := newHousekeeper(ts.app)
+		round := func(wait time.Duration, published ...string) {
+			t.Helper()
+			for ; wait > time.Hour; wait -= time.Hour { // the horizon of a purge follows slowly
+				ts.clock.advance(time.Hour)
+				h.round(t.Context())
+			}
+			ts.clock.advance(wait)
+			h.round(t.Context())
+			discovery := ts.do("GET", discoveryPath, "", nil)
+			found := discovery.json["id_token_signing_alg_values_supported"]
+			want(t, "discovery", fmt.Sprint(found), fmt.Sprint(published))
+			var set struct{ Keys []struct{ Alg string } }
+			jwks := ts.ask("GET /jwks", "", nil)
+			mustOK(json.Unmarshal([]byte(jwks.body), &set))
+			wanted := "[{" + strings.Join(published, "} {") + "}]"
+			want(t, "key set", fmt.Sprint(set.Keys), wanted)
+		}
+		login := func(algorithm string) (access string) {
+			t.Helper()
+			access = ts.mustAdmin()
+			header, _, _ := strings.Cut(access, ".")
+			wantText(t, "header", string(jwtBytes(header)), `{"alg":"`+algorithm+`"`)
+			return access
+		}
+		soon := ts.now().Add(time.Hour) // a key of the old algorithm was to take over then
+		mustOK(ts.keys.publish(keysMade()[0].newKey, soon))
+		round(0, "RS256", algorithm)
+		wantText(t, "log", ts.logs.String(), "key.published algorithm="+algorithm)
+		ts.keys.algorithm = "RS256" // the setting returns
+		round(0, "RS256")
+		ts.keys.algorithm = algorithm
+		round(0, "RS256", algorithm)
+		round(24*time.Hour-time.Second, "RS256", algorithm)
+		old := login("RS256")
+		round(time.Second, "RS256", algorithm)
+		ts.mustAsk("GET /me", login(algorithm), nil)
+		ts.clock.advance(15*time.Minute - 2*time.Second)
+		ts.mustAsk("GET /me", old, nil)
+		ts.clock.advance(time.Second)
+		ts.wantProblem("token at its end", ts.ask("GET /me", old, nil), 401, "token_expired")
+		round(48*time.Hour, algorithm)
+		login(algorithm)
+
+		ts.keys.algorithm = "RS256"
+		round(0, algorithm, "RS256")
+		login(algorithm)
+		round(24*time.Hour, algorithm, "RS256")
+		login("RS256")
+		round(48*time.Hour, "RS256")
+	})
+}
+
+// The first key is of the configured algorithm, in the files in which a
+// later start finds it.
+func TestKeys_FirstKeyOfEveryAlgorithm(t *testing.T) {
+	t.Parallel()
+	jwtEach(t, func(t *testing.T, algorithm string) {
+		k := must(openKeyring(t.TempDir(), algorithm, minKeyBits))
+		key := must(k.generate())
+		want(t, "created", must(k.createFirst(key)), true)
+		again := must(openKeyring(k.dir, algorithm, minKeyBits))
+		first := again.current().signing(keysAt(0))
+		want(t, "algorithm", first.algorithm.name, algorithm)
+		want(t, "kid", first.kid, must(newPublishedKey(key)).kid)
+		names, text := keysFiles(k.dir)
+		want(t, "files", names, "private.pem public.pem ")
+		wantText(t, "PKCS#8 and SubjectPublicKeyInfo", text,
+			"-----BEGIN PRIVATE KEY-----", "-----BEGIN PUBLIC KEY-----")
+	})
 }
 
 // A remembered token ends when it ends. One that was accepted although it had
@@ -2648,10 +2948,13 @@ func TestAdopt_RefreshTokens(t *testing.T) {
 		"CRLF":  strings.ReplaceAll(pem, "\n", "\r\n"),
 		"other": pem + "\n",
 	}
+	const secret = "\x00\r\n\xff expanded"
+	mldsaKey := sha256.Sum256([]byte("pico-auth/token-hash-key/v1:" + secret))
 	key := sha256.Sum256([]byte("pico-auth/token-hash-key/v1:" + pem))
 	hashes := map[string]func(token string) []byte{
 		"0.1.2": hashToken,
 		"0.3.1": func(token string) []byte { return adoptHMAC(key[:], token) },
+		"pqc":   func(token string) []byte { return adoptHMAC(mldsaKey[:], token) },
 	}
 	const works = "<nil>, refresh token was used before, no such session"
 	const refused = "no such session, no such session, no such session"
@@ -2661,7 +2964,9 @@ func TestAdopt_RefreshTokens(t *testing.T) {
 		0.3.1  LF     works
 		0.3.1  CRLF   works
 		0.3.1  other  refused
-		0.3.1  -      refused`) {
+		0.3.1  -      refused
+		pqc    -      works
+		pqc    LF     works`) {
 		t.Run(line, func(t *testing.T) {
 			t.Parallel()
 			c := columns(line)
@@ -2669,8 +2974,12 @@ func TestAdopt_RefreshTokens(t *testing.T) {
 			if c[1] != "" {
 				mustOK(os.WriteFile(filepath.Dir(path)+"/private.pem", []byte(files[c[1]]), 0o600))
 			}
+			if c[0] == "pqc" {
+				mustOK(os.WriteFile(filepath.Dir(path)+"/pqc_secret.bin", []byte(secret), 0o600))
+			}
 			s := must(dbOpen(path, adoptPython))
 			defer s.close()
+			want(t, "says that the key is lost", s.logged("lacks its seed") == 1, c[0] == "pqc")
 			for n := range 6 {
 				old, now := adoptToken(n), time.Now()
 				first, err := s.use(old, now)
@@ -5352,6 +5661,20 @@ func TestConfig_WhatFollows(t *testing.T) {
 	want(t, "base URL", c.baseURL(), "https://x.example")
 }
 
+// TestConfig_AlgorithmOfTheBuild: ML-DSA needs a build that has it; the start
+// says which.
+func TestConfig_AlgorithmOfTheBuild(t *testing.T) {
+	t.Parallel()
+	for _, a := range signingAlgorithms {
+		_, err := loadConfig("", []string{"AUTH_ALGORITHM=" + a.name})
+		want(t, a.name+" is allowed", err == nil, a.needs == "")
+		if a.needs != "" {
+			wantText(t, a.name, err.Error(), "AUTH_ALGORITHM (auth.algorithm) must be RS256 or ES256",
+				a.name, "Go 1.27")
+		}
+	}
+}
+
 // FuzzLoadConfig: no file makes it panic, and what it accepts can be printed
 // and loaded again.
 func FuzzLoadConfig(f *testing.F) {
@@ -5807,6 +6130,23 @@ func TestMain_RefusalsLeaveNoTrace(t *testing.T) {
 	}
 }
 
+// TestMain_ForeignAlgorithm: a file of the Python server that asks for ML-DSA
+// starts a build that has it; any other build names what can be asked for.
+func TestMain_ForeignAlgorithm(t *testing.T) {
+	t.Parallel()
+	text := strings.Replace(jwtFile("application-0.3.0.yaml"), `"RS256"`, `"ML-DSA-65"`, 1)
+	p := launch(t, t.TempDir(), nil, "-config", configFile(t, text))
+	if keysOf("ML-DSA-65") == nil {
+		want(t, "exit status", p.exit(), 2)
+		wantText(t, "message", p.log,
+			":7: auth.algorithm (AUTH_ALGORITHM) must be RS256 or ES256, not",
+			"ML-DSA-65")
+		return
+	}
+	c := p.client()
+	wantText(t, "key set", c.wantOK("key set", c.do("GET", jwksPath, "", nil)).body, `"kty":"AKP"`)
+}
+
 // TestMain_ForeignFiles: the original application.yaml of each version of the
 // Python server starts this one.
 func TestMain_ForeignFiles(t *testing.T) {
@@ -5947,7 +6287,7 @@ func TestMain_LastingFaults(t *testing.T) {
 		logs := ts.logs.String()
 		want(t, "failures "+when, strings.Count(logs, "level=ERROR"), failures)
 		want(t, "ends "+when, strings.Count(logs, "works again"), ends)
-		_, exists := ts.keys.current().next(ts.now())
+		exists := ts.keys.current().planned(ts.now(), "RS256")
 		want(t, "a key is planned "+when, exists, planned)
 	}
 	whole := must(os.ReadFile(path))
@@ -6305,6 +6645,12 @@ func TestShell_Keys(t *testing.T) {
 	want(t, "signing after key rotate", signsAfter(0), first)
 	want(t, "next after a second key rotate", keys("rotate")["next"], planned)
 
+	// A key for another algorithm takes the place of the one that waits.
+	ts.clock.advance(time.Second) // the names of key files are times
+	_, list, _ := runLine(ts.now, append(ts.environ(), "AUTH_ALGORITHM=ES256"), "", "key rotate")
+	wantText(t, "key rotate", list, first+"  RS256      signing", "  ES256      next")
+	want(t, "keys after it", strings.Count(list, "\n"), 2)
+
 	// In an emergency only a key that was made now is known to nobody.
 	urgent := keys("rotate --now")["next"]
 	want(t, "the next key is the old one", urgent == planned, false)
@@ -6313,6 +6659,10 @@ func TestShell_Keys(t *testing.T) {
 	wantText(t, "log", ts.logs.String(),
 		"msg=key.reloaded",
 		"msg=key.rotated kid="+urgent)
+	_, list, _ = ts.shell("", "key list")
+	wantText(t, "key list", list,
+		first+"  RS256      retired  published until 2",
+		urgent+"  RS256      signing  since 2")
 	ts.mustAsk("GET /me", access, nil) // with a token of the retired key
 	left := keys("drop -- " + first)   // a kid can begin with a hyphen
 	want(t, "keys after key drop", len(left), 1)
@@ -6324,11 +6674,13 @@ func TestShell_Keys(t *testing.T) {
 // structureFloors says on which floor every file of the program lives. A
 // file uses declarations of lower floors only, so no two use each other.
 var structureFloors = map[string]int{
+	"mldsa.go":         0, // room: mldsa
+	"nomldsa.go":       0, // room: mldsa
 	"rbac.go":          0,
-	"config.go":        1,
 	"jwt.go":           1,
 	"db.go":            1,
 	"adopt.go":         2, // room: adopt
+	"config.go":        2,
 	"accounts.go":      3,
 	"keys.go":          3,
 	"passwords.go":     3,
@@ -6350,7 +6702,9 @@ var structureOnly = map[string]string{
 	"modernc.org/sqlite":         "db.go",
 	"gopkg.in/yaml.v3":           "config.go",
 	"reflect":                    "config.go",
-	"crypto/rsa":                 "jwt.go keys.go",
+	"crypto/ecdsa":               "jwt.go",
+	"crypto/mldsa":               "mldsa.go",
+	"crypto/rsa":                 "jwt.go",
 	"crypto/x509":                "keys.go",
 	"crypto/tls":                 "main.go",
 	"golang.org/x/crypto/bcrypt": "passwords.go",
@@ -6610,9 +6964,10 @@ func TestSmoke(t *testing.T) {
 }
 `
 
-// TestStructure_RoomsCanBeDeleted: without NAME.go and the lines of other
-// files that end in "// room: NAME" or, in the schema, "-- … room: NAME", the
-// program builds and makes its database.
+// TestStructure_RoomsCanBeDeleted: without NAME.go, the noNAME.go that takes
+// its place in builds that cannot have it, and the lines of other files that
+// end in "// room: NAME" or, in the schema, "-- … room: NAME", the program
+// builds and makes its database.
 func TestStructure_RoomsCanBeDeleted(t *testing.T) {
 	t.Parallel()
 	rooms := map[string]bool{}
@@ -6620,8 +6975,8 @@ func TestStructure_RoomsCanBeDeleted(t *testing.T) {
 	for _, name := range structureFiles() {
 		for _, m := range mark.FindAllStringSubmatch(structureRead(t, name), -1) {
 			rooms[m[1]] = true
-			want(t, "there is the room of "+m[0], structureFloors[m[1]+".go"] > 0,
-				true)
+			_, exists := structureFloors[m[1]+".go"]
+			want(t, "there is the room of "+m[0], exists, true)
 		}
 	}
 	if os.Getenv("PICO_AUTH_ROOMS") == "" {
@@ -6643,7 +6998,7 @@ func TestStructure_RoomsCanBeDeleted(t *testing.T) {
 			for _, name := range structureFiles() {
 				write(name, marked.ReplaceAllString(structureRead(t, name), ""))
 			}
-			replace[room+".go"] = ""
+			replace[room+".go"], replace["no"+room+".go"] = "", ""
 			write("overlay.json", string(must(json.Marshal(object{"Replace": replace}))))
 			test := exec.Command("go", "test", "-overlay", replace["overlay.json"], ".")
 			out, err := test.CombinedOutput()
@@ -6770,15 +7125,16 @@ func (l benchLog) Write(line []byte) (int, error) {
 
 // newBenchServer runs the whole program in this process, with its own
 // listener, scheduler settings and log. Its clients are logged in.
-func newBenchServer(b *testing.B) (*testServer, []*benchClient) {
+func newBenchServer(b *testing.B, settings ...string) (*testServer, []*benchClient) {
 	dir, log, cores := b.TempDir(), make(benchLog, 1), runtime.GOMAXPROCS(0)
 	environ := []string{
-		"HOME=" + dir,
+		"AUTH_DATA_DIR=" + dir + "/keys",
 		"DATABASE_URL=sqlite:///" + dir + "/auth.db",
 		"SERVER_LISTEN=127.0.0.1:0",
 		"AUTH_BCRYPT_COST=10",
 		"THROTTLE_ENABLED=false",
 	}
+	environ = append(environ, settings...)
 	ctx, stop := context.WithCancel(context.Background())
 	stopped := make(chan error, 1)
 	go func() {
@@ -6839,10 +7195,11 @@ func benchBcrypt() benchLimit {
 	}}
 }
 
-func benchSigning() benchLimit {
-	key, digest := must(rsa.GenerateKey(rand.Reader, 2048)), sha256.Sum256(nil)
+// benchSigning is signing alone, with a key as the server makes it.
+func benchSigning(algorithm string) benchLimit {
+	key := keysMake(algorithm, 1)[0]
 	return benchLimit{"signing", runtime.NumCPU(), func(int) bool {
-		return must(rsa.SignPKCS1v15(nil, key, crypto.SHA256, digest[:])) != nil
+		return must(key.algorithm.sign(key.signer, "")) != nil
 	}}
 }
 
@@ -6894,15 +7251,20 @@ func benchDrive(b *testing.B, name string, clients []*benchClient, send benchReq
 // BenchmarkRequests has two limits for the key set: hello world, and a handler
 // that sends the same bytes and headers behind timeouts.
 func BenchmarkRequests(b *testing.B) {
-	ts, clients := newBenchServer(b)
 	hello := benchHTTP(b, "hello", &http.Server{}, answer{body: "hello"})
+	for _, algorithm := range []string{"RS256", "ES256"} {
+		b.Run(algorithm, func(b *testing.B) {
+			_, clients := newBenchServer(b, "AUTH_ALGORITHM="+algorithm)
+			benchDrive(b, "refresh", clients, benchRefresh, benchSigning(algorithm), hello)
+		})
+	}
+	ts, clients := newBenchServer(b)
 	a := ts.do("GET", jwksPath, "", nil)
 	a.header.Del("Date") // net/http writes its own
 	srv := &http.Server{ReadTimeout: time.Minute, WriteTimeout: time.Minute, IdleTimeout: time.Minute}
 	srv.ReadHeaderTimeout = time.Minute
 	bare := benchHTTP(b, "bare", srv, a)
 	benchDrive(b, "login", clients, benchLogin, benchBcrypt())
-	benchDrive(b, "refresh", clients, benchRefresh, benchSigning())
 	benchDrive(b, "me", clients, benchMe, hello)
 	benchDrive(b, "jwks", clients, benchKeySet, bare, hello)
 }

@@ -28,15 +28,16 @@ type providerMetadata struct {
 	TokenEndpointAuthMethods []string `json:"token_endpoint_auth_methods_supported"`
 }
 
-// newDiscovery makes the discovery document of a configuration.
-func newDiscovery(cfg *config) document {
+// newDiscovery makes the discovery document of a configuration and of the
+// algorithms that the key set has at this moment.
+func newDiscovery(cfg *config, algorithms []string) document {
 	body, _ := json.Marshal(providerMetadata{ // texts only: cannot fail
 		Issuer:             cfg.issuer,
 		TokenEndpoint:      cfg.baseURL() + loginPath,
 		JWKSURI:            cfg.baseURL() + jwksPath,
 		ResponseTypes:      []string{"token"},
 		SubjectTypes:       []string{"public"},
-		IDTokenSigningAlgs: []string{cfg.algorithm},
+		IDTokenSigningAlgs: algorithms,
 		ClaimsSupported: []string{
 			"sub", "email", "role", "org_id", "iss", "aud", "iat", "exp", "jti", "sid"},
 		TokenEndpointAuthMethods: []string{"none"},
@@ -45,7 +46,7 @@ func newDiscovery(cfg *config) document {
 }
 
 func (s *server) handleDiscovery(x *exchange, _ principal) error {
-	return writeDocument(x, s.discovery)
+	return writeDocument(x, newDiscovery(s.cfg, s.keys.current().algorithms()))
 }
 
 func (s *server) handleJWKS(x *exchange, _ principal) error {

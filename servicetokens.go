@@ -56,9 +56,9 @@ func (t *queries) serviceTokenNamed(name string) (st serviceToken, err error) {
 // each secret: one read of an index by its hashes, of which the time tells
 // nothing that helps to guess.
 func (s *store) serviceTokenBySecret(name, secret string) (st serviceToken, err error) {
-	plain, keyed := s.hashesOf(secret)
-	err = s.reads.get(`SELECT `+serviceTokenColumns+` FROM service_tokens WHERE token_hash IN ($1, $2)`,
-		[]any{plain, keyed}, serviceTokenTargets(&st)...)
+	h := s.hashesOf(secret)
+	err = s.reads.get(`SELECT `+serviceTokenColumns+` FROM service_tokens WHERE token_hash IN ($1, $2, $3)`,
+		[]any{h[0], h[1], h[2]}, serviceTokenTargets(&st)...)
 	if err == nil && name != "" && name != st.Name {
 		err = errNotFound
 	}

@@ -130,7 +130,7 @@ func openApp(cfg *config, now func() time.Time, log *slog.Logger, o openOptions)
 		return nil, usageError{err}
 	}
 	a := &app{cfg: cfg, log: log, now: now}
-	if a.keys, err = openKeyring(dir, cfg.keyBits); err != nil {
+	if a.keys, err = openKeyring(dir, cfg.algorithm, cfg.keyBits); err != nil {
 		return nil, err
 	}
 	for _, note := range a.keys.notes {
@@ -205,7 +205,9 @@ func (a *app) changeKeys(ctx context.Context, decide func(now time.Time) keyChan
 			if err := a.keys.publish(key, changes.publishAt); err != nil {
 				return err
 			}
-			a.log.Info("key.published", "signs_from", rfc3339(changes.publishAt.Unix()))
+			a.log.Info("key.published",
+				"algorithm", a.keys.algorithm,
+				"signs_from", rfc3339(changes.publishAt.Unix()))
 		}
 		for _, kid := range changes.drop {
 			if err := a.keys.drop(kid, now); err != nil {
@@ -484,8 +486,7 @@ func (sh *shell) printRow(u user) {
 // after a leak only a key that is made now is known to nobody.
 func shellKeyRotate(sh *shell) error {
 	err := sh.changeKeys(sh.ctx, func(now time.Time) (changes keyChanges) {
-		_, planned := sh.keys.current().next(now)
-		if planned && !sh.atOnce {
+		if sh.keys.current().planned(now, sh.keys.algorithm) && !sh.atOnce {
 			fmt.Fprintln(sh.stderr,
 				"the next key is published already; --now replaces it by one that signs in 5 seconds")
 			return changes
@@ -523,9 +524,14 @@ func shellKeyList(sh *shell) error {
 	for _, k := range sh.keys.current().list(sh.app.now(), sh.keyPlan().validFor) {
 		at := rfc3339(k.at.Unix())
 		if sh.json {
-			json.NewEncoder(sh.out).Encode(map[string]string{"kid": k.kid, "state": k.state, "at": at})
+			json.NewEncoder(sh.out).Encode(map[string]string{
+				"kid":       k.kid,
+				"algorithm": k.algorithm,
+				"state":     k.state,
+				"at":        at,
+			})
 		} else {
-			fmt.Fprintf(sh.out, "%s  %-7s  %s %s\n", k.kid, k.state, meaning[k.state], at)
+			fmt.Fprintf(sh.out, "%s  %-9s  %-7s  %s %s\n", k.kid, k.algorithm, k.state, meaning[k.state], at)
 		}
 	}
 	return nil
