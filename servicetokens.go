@@ -34,9 +34,6 @@ type serviceToken struct {
 	CreatedAt   unixTime `json:"created_at"`
 }
 
-// holder is the token as the rules of rbac.go see it.
-func (st serviceToken) holder() user { return user{role: st.Role, orgID: st.OrgID} }
-
 const serviceTokenColumns = `seq, id, name, role, org_id, description, created_at`
 
 // serviceTokenTargets are the scan targets for serviceTokenColumns.
@@ -130,7 +127,7 @@ func (s *server) createServiceToken(c caller, st serviceToken) (made madeService
 		if err := c.recheck(actor); err != nil {
 			return err
 		}
-		if !mayGrant(actor, st.Role) || !mayEditUser(actor, st.holder()) {
+		if !mayGrant(actor, st.Role) || !mayReadOrg(actor, st.OrgID) {
 			return forbidden("You may not create this service token")
 		}
 		known, err := t.serviceTokenNamed(st.Name)
@@ -225,7 +222,7 @@ func (s *server) revokeServiceToken(c caller, name string) error {
 			return refusal(404, "service_token_not_found", "Active service token '"+name+"' not found")
 		case err != nil:
 			return err
-		case !mayEditUser(actor, st.holder()):
+		case !mayEditUser(actor, user{role: st.Role, orgID: st.OrgID}):
 			return forbidden("You may not revoke this service token")
 		}
 		_, err = t.exec(`DELETE FROM service_tokens WHERE id = $1`, st.ID)
