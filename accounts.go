@@ -1,18 +1,13 @@
 package main
 
-// This file is what is stored: every statement about users, sessions and the
-// addresses they log in from, and the form of refresh tokens. It decides no
-// policy: who may do what comes in as a function that is called inside the
-// transaction, on users as they are then. One function (endWhere) ends
-// sessions, whatever the reason.
+// This file is what is stored of accounts: the statements about users, sessions
+// and the addresses they log in from. It decides no policy: who may do what
+// comes in as a function that is called inside the transaction, on users as
+// they are then. One function (endWhere) ends sessions, whatever the reason.
 
 import (
-	"cmp"
 	"context"
-	"crypto/hkdf"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -34,7 +29,7 @@ func newID() string { return strings.ToLower(rand.Text()) }
 // --- users ---
 
 const userColumns = `users.seq, users.id, users.email, users.display_name, users.password_hash, users.role,
-	users.org_id, users.status, users.created_at, coalesce(users.last_login_at, 0)`
+	users.org_id, users.status, users.created_at, coalesce(users.last_login_at, 0), users.verified_at`
 
 // userTargets are the scan targets for userColumns.
 func userTargets(u *user) []any {
@@ -49,6 +44,7 @@ func userTargets(u *user) []any {
 		&u.status,
 		&u.createdAt,
 		&u.lastLoginAt,
+		&u.verifiedAt,
 	}
 }
 
@@ -91,7 +87,7 @@ func (s *store) changeBy(ctx context.Context, by principal, apply actorRule) err
 	return s.change(ctx, func(t *queries) (err error) {
 		actor := by.user
 		if by.sessionID != "" {
-			actor, _, err = t.userOfSession(by.sessionID)
+			actor, _, err = t.userOfSession(by.sessionID, jsonLogin)
 			if err == nil && actor.status != statusActive {
 				err = errNoSession
 			}
@@ -105,14 +101,19 @@ func (s *store) changeBy(ctx context.Context, by principal, apply actorRule) err
 
 // createUser adds a user; its seq and lastLoginAt are ignored. errConflict
 // when the email is taken. allowed is always asked, inside the transaction.
+// Emails that a superadmin gives are taken as verified, no others: whoever
+// registers an address need not own it.
 func (s *store) createUser(ctx context.Context, by principal, u user, allowed actorRule) error {
 	return s.changeBy(ctx, by, func(t *queries, actor user) error {
 		if err := allowed(t, actor); err != nil {
 			return err
 		}
+		if u.verifiedAt = 0; actor.role == superadmin {
+			u.verifiedAt = u.createdAt
+		}
 		_, err := t.exec(`INSERT INTO users
-			(id, email, email_key, display_name, password_hash, role, org_id, status, created_at)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+			(id, email, email_key, display_name, password_hash, role, org_id, status, created_at, verified_at)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
 			u.id,
 			u.email,
 			emailKey(u.email),
@@ -121,7 +122,8 @@ func (s *store) createUser(ctx context.Context, by principal, u user, allowed ac
 			u.role,
 			u.orgID,
 			u.status,
-			u.createdAt)
+			u.createdAt,
+			u.verifiedAt)
 		return err
 	})
 }
@@ -137,10 +139,10 @@ type userChange func(actor user, target *user) (userEdit, error)
 
 // editUser changes one user and returns it as it was and as it is. A user who
 // changes the organisation leaves its groups, whose members are its own. apply
-// decides inside the transaction, on the actor and the target as they are
-// then, and may alter the target's role, organisation, status and password
-// hash; like every change it may run twice. errNotFound when there is no such
-// user, errLastSuperadmin when no active superadmin would be left.
+// decides inside the transaction, on the actor and the target as they are then,
+// and may alter the target's role, organisation, status, password hash and
+// verifiedAt; like every change it may run twice. errNotFound when there is no
+// such user, errLastSuperadmin when no active superadmin would be left.
 func (s *store) editUser(
 	ctx context.Context, by principal, id string, apply userChange,
 ) (before, after user, err error) {
@@ -151,8 +153,14 @@ func (s *store) editUser(
 		after = before
 		edit, err := apply(actor, &after)
 		if err == nil {
-			_, err = t.exec(`UPDATE users SET role = $1, org_id = $2, status = $3, password_hash = $4
-				WHERE id = $5`, after.role, after.orgID, after.status, after.passwordHash, id)
+			_, err = t.exec(`UPDATE users
+				SET role = $1, org_id = $2, status = $3, password_hash = $4, verified_at = $5 WHERE id = $6`,
+				after.role,
+				after.orgID,
+				after.status,
+				after.passwordHash,
+				after.verifiedAt,
+				id)
 		}
 		if err == nil && after.orgID != before.orgID {
 			after.groups = ""
@@ -224,6 +232,7 @@ func usersWhere(f userFilter) rowList[user] {
 // that moves it keeps it within endsAt.
 type session struct {
 	id, userID    string
+	clientID      string // jsonLogin, browserLogin or an OpenID client
 	createdAt     int64
 	lastUsedAt    int64
 	expiresAt     int64
@@ -231,13 +240,21 @@ type session struct {
 	ip, userAgent string
 }
 
-const sessionColumns = `id, user_id, created_at, last_used_at, expires_at, ends_at, ip, user_agent`
+// Values of sessions.client_id that stand for no OpenID client: no client_id is
+// empty or has a #.
+const (
+	jsonLogin    = ""         // a login at /api/v1/auth/login
+	browserLogin = "#browser" // a login at the login page, behind its cookie
+)
+
+const sessionColumns = `id, user_id, client_id, created_at, last_used_at, expires_at, ends_at, ip, user_agent`
 
 // sessionTargets are the scan targets for sessionColumns.
 func sessionTargets(x *session) []any {
 	return []any{
 		&x.id,
 		&x.userID,
+		&x.clientID,
 		&x.createdAt,
 		&x.lastUsedAt,
 		&x.expiresAt,
@@ -247,22 +264,23 @@ func sessionTargets(x *session) []any {
 	}
 }
 
-// userOfSession returns the user of a session and when the session expires,
-// or errNoSession.
-func (t *queries) userOfSession(id string) (u user, expiresAt int64, err error) {
-	err = t.get(`SELECT s.expires_at, `+loneUserColumns+`
-		FROM sessions s JOIN users ON users.id = s.user_id WHERE s.id = $1`,
-		[]any{id}, append([]any{&expiresAt}, loneUserTargets(&u)...)...)
+// userOfSession returns the user of a client's session and when the session
+// expires, or errNoSession. A code that waits for its exchange is no session.
+func (t *queries) userOfSession(id, clientID string) (u user, expiresAt int64, err error) {
+	err = t.get(`SELECT s.expires_at, `+loneUserColumns+` FROM sessions s JOIN users ON users.id = s.user_id
+		WHERE s.id = $1 AND s.client_id = $2 AND s.redirect_uri IS NULL`,
+		[]any{id, clientID}, append([]any{&expiresAt}, loneUserTargets(&u)...)...)
 	if errors.Is(err, errNotFound) {
 		err = errNoSession
 	}
 	return u, expiresAt, err
 }
 
-// authenticated returns the user of a living session: what a bearer request
-// may rely on. Otherwise errNoSession, errSessionExpired or errSuspended.
-func (s *store) authenticated(sessionID string, now time.Time) (principal, error) {
-	u, expiresAt, err := s.reads.userOfSession(sessionID)
+// authenticated returns the user of a client's living session: what a bearer
+// request may rely on. Otherwise errNoSession, errSessionExpired or
+// errSuspended.
+func (s *store) authenticated(sessionID, clientID string, now time.Time) (principal, error) {
+	u, expiresAt, err := s.reads.userOfSession(sessionID, clientID)
 	switch {
 	case err != nil:
 		return principal{}, err
@@ -281,10 +299,11 @@ type login struct {
 	session   session
 	tokenHash []byte
 	address   string // for known_addresses
+	replaces  string // id of the browser's session before this one, if any
 }
 
 // What one account can make the server store: a login beyond these limits
-// ends the session that was not used for longest, or forgets an address. The
+// ends the session that would expire first, or forgets an address. The
 // throttle's rule for accounts spares known addresses, so that strangers cannot
 // lock the owner out.
 const (
@@ -308,8 +327,9 @@ func (s *store) openSession(ctx context.Context, l login) (u user, err error) {
 		}
 		if err == nil {
 			_, err = t.exec(`INSERT INTO sessions
-				(id, user_id, token_hash, created_at, last_used_at, expires_at, ends_at, ip, user_agent)
-				VALUES ($1, $2, $3, $4, $4, $5, $6, $7, $8)`,
+				(id, user_id, token_hash, created_at, last_used_at, auth_time, expires_at, ends_at,
+					ip, user_agent, client_id)
+				VALUES ($1, $2, $3, $4, $4, $4, $5, $6, $7, $8, $9)`,
 				x.id,
 				u.id,
 				l.tokenHash,
@@ -317,11 +337,14 @@ func (s *store) openSession(ctx context.Context, l login) (u user, err error) {
 				x.expiresAt,
 				x.endsAt,
 				x.ip,
-				x.userAgent)
+				x.userAgent,
+				x.clientID)
+		}
+		if err == nil && l.replaces != "" {
+			err = t.replaceBrowserSession(l.replaces, x.id, u.id)
 		}
 		if err == nil {
-			_, err = t.endWhere(`id IN (SELECT id FROM sessions WHERE user_id = $1 AND id <> $2
-				ORDER BY last_used_at DESC, id LIMIT 1000000 OFFSET $3)`, u.id, x.id, maxSessions-1)
+			err = t.capSessions(u.id, x.id, maxSessions, `client_id IN ('', '#browser')`)
 		}
 		if err == nil {
 			err = t.rememberAddress(u.id, l.address, now)
@@ -329,6 +352,35 @@ func (s *store) openSession(ctx context.Context, l login) (u user, err error) {
 		return err
 	})
 	return u, err
+}
+
+// replaceBrowserSession ends the session that a browser had before a login
+// opened another one (session fixation). What clients got in it goes on in the
+// new one if the user is the same; otherwise the old user has logged out.
+func (t *queries) replaceBrowserSession(old, opened, userID string) error {
+	moved, err := t.exec(`UPDATE sessions SET parent_id = $1 WHERE parent_id = $2 AND user_id = $3`,
+		opened, old, userID)
+	if err == nil && moved == 0 {
+		_, err = t.endWhere(oneSession, old)
+	} else if err == nil {
+		_, err = t.endWhere(`id = $1`, old)
+	}
+	return err
+}
+
+// oneSession is the condition for a session, $1, and for what clients got in it
+// if it is a browser's, unless they asked to go on without it (offline_access,
+// OpenID Connect Core section 11).
+const oneSession = `(id = $1 OR (parent_id = $1 AND ' ' || scope || ' ' NOT LIKE '% offline_access %'))`
+
+// capSessions ends what a user has beyond limit of the sessions for which a
+// condition (a constant) holds, the one that expires first first. The session
+// keep is one of them and stays.
+func (t *queries) capSessions(userID, keep string, limit int, condition string, args ...any) error {
+	args = append([]any{userID, keep, limit - 1}, args...)
+	_, err := t.endWhere(`id IN (SELECT id FROM sessions WHERE user_id = $1 AND id <> $2 AND `+condition+`
+		ORDER BY expires_at DESC, id LIMIT 1000000 OFFSET $3)`, args...)
+	return err
 }
 
 // rememberAddress notes a login at a time in unix seconds, and forgets what is
@@ -356,7 +408,8 @@ func (s *store) knownAddress(userID, address string, since time.Time) (known boo
 // sessionsOf lists the living sessions of a user, the latest login first.
 func (s *store) sessionsOf(userID string, now time.Time) ([]session, error) {
 	query := `SELECT ` + sessionColumns + `
-		FROM sessions WHERE user_id = $1 AND expires_at > $2 ORDER BY created_at DESC, id`
+		FROM sessions WHERE user_id = $1 AND expires_at > $2 AND redirect_uri IS NULL
+		ORDER BY created_at DESC, id`
 	return queryRows(s.reads, query, []any{userID, now.Unix()}, sessionTargets)
 }
 
@@ -378,16 +431,14 @@ func (s *store) endSessionsWhere(
 	return ended, err
 }
 
-// endSession ends one session of a user, if it exists.
-func (s *store) endSession(ctx context.Context, sessionID, userID string) (ended bool, err error) {
-	sessions, err := s.endSessionsWhere(ctx, `id = $1 AND user_id = $2`, sessionID, userID)
-	return len(sessions) > 0, err
+// endSession ends one session of a user, if it exists, and what depends on it.
+func (s *store) endSession(ctx context.Context, sessionID, userID string) ([]session, error) {
+	return s.endSessionsWhere(ctx, oneSession+` AND user_id = $2`, sessionID, userID)
 }
 
-// endSessions ends all sessions of a user and returns how many there were.
-func (s *store) endSessions(ctx context.Context, userID string) (int64, error) {
-	sessions, err := s.endSessionsWhere(ctx, `user_id = $1`, userID)
-	return int64(len(sessions)), err
+// endSessions ends all sessions of a user.
+func (s *store) endSessions(ctx context.Context, userID string) ([]session, error) {
+	return s.endSessionsWhere(ctx, `user_id = $1`, userID)
 }
 
 // purgeStep is how often purge runs, and how often the horizon may move.
@@ -449,217 +500,4 @@ func (t *queries) moveHorizon(now time.Time) (time.Time, error) {
 		err = t.setSetting(settingHorizon, fmt.Append(nil, horizon, now.Unix()))
 	}
 	return time.Unix(horizon, 0), err
-}
-
-// --- refresh tokens ---
-
-// A refresh token is `<handle>.<256 bits>`. The handle stays the same while
-// the session lives, and the id of the session is its SHA-256: ids are in
-// every access token and in logs, and somebody who reads one there must not be
-// able to make up a token that names the session, because that would end it.
-
-// newRefreshToken makes the first refresh token of the session that the handle
-// names.
-func newRefreshToken(handle string) string {
-	return handle + "." + b64.EncodeToString(randomBytes())
-}
-
-// randomBytes makes 256 random bits.
-func randomBytes() []byte {
-	b := make([]byte, 32)
-	rand.Read(b) // never fails (crypto/rand, Go 1.24)
-	return b
-}
-
-// successorOf derives the token that replaces a token (RFC 5869). It takes
-// the token itself, of which the database has the hash alone: somebody who
-// steals the database, with the salt, can derive nothing.
-func successorOf(token string, salt []byte) (string, error) {
-	handle, _ := tokenHandle(token)
-	secret, err := hkdf.Key(sha256.New, []byte(token), salt, "pico-auth refresh token successor", 32)
-	return handle + "." + b64.EncodeToString(secret), err
-}
-
-// sessionIDOf is the id of the session that a handle names.
-func sessionIDOf(handle string) string { return hex.EncodeToString(hashToken(handle)) }
-
-// hashToken is how a refresh token is stored. A plain hash suffices: 256
-// random bits cannot be guessed.
-func hashToken(token string) []byte {
-	sum := sha256.Sum256([]byte(token))
-	return sum[:]
-}
-
-// tokenHandle returns the handle of a refresh token. Those of the Python
-// server, 32 hex digits, are nothing else.
-func tokenHandle(token string) (handle string, ok bool) {
-	if raw, err := hex.DecodeString(token); err == nil && len(raw) == 16 {
-		return token, true
-	}
-	handle, secret, _ := strings.Cut(token, ".")
-	raw, err := decodeCanonical(secret)
-	return handle, err == nil && len(raw) == 32 && handle != "" && len(handle) <= 64
-}
-
-// hashesOf returns the hashes by which the database may know a secret: that of
-// ours and of the Python server's before 0.3.1, and those of its later ones; nil
-// where there is none.
-func (s *store) hashesOf(secret string) (hashes [3][]byte) {
-	hashes[0] = hashToken(secret)
-	pythonHashes(s.legacyKeys, secret, hashes[1:]) // room: adopt
-	return hashes
-}
-
-// sessionByToken returns the session that a refresh token names and the hash
-// by which it would know the token; errNoSession when there is none. Anybody
-// can send tokens, so every change that a token causes comes through here: it
-// is a read, and a flood of made-up tokens never reaches the writer. The read
-// is always right: a session is stored before its token leaves the server.
-func (s *store) sessionByToken(token string) (id string, hash []byte, err error) {
-	handle, ok := tokenHandle(token)
-	if !ok {
-		return "", nil, errNoSession
-	}
-	var ids []any
-	for _, h := range s.hashesOf(handle) {
-		ids = append(ids, hex.EncodeToString(h))
-	}
-	err = s.reads.get(`SELECT id FROM sessions WHERE id IN ($1, $2, $3)`, ids, &id)
-	if errors.Is(err, errNotFound) {
-		err = errNoSession
-	}
-	hash = hashToken(token)
-	if handle == token { // one of the Python server: the id is its hash
-		hash, _ = hex.DecodeString(id)
-	}
-	return id, hash, err
-}
-
-// endTokenSession ends the session of a refresh token and returns whose and
-// which it was, or nothing when there was none. An older token of the session
-// counts too, because a refresh may be under way meanwhile.
-func (s *store) endTokenSession(ctx context.Context, token string) (userID, sessionID string, err error) {
-	id, _, err := s.sessionByToken(token)
-	if errors.Is(err, errNoSession) {
-		return "", "", nil
-	}
-	if err != nil {
-		return "", "", err
-	}
-	ended, err := s.endSessionsWhere(ctx, `id = $1`, id)
-	for _, x := range ended {
-		userID, sessionID = x.userID, x.id
-	}
-	return userID, sessionID, err
-}
-
-// rotation is one use of a refresh token. rotate fills in the rest.
-type rotation struct {
-	token         string
-	now           func() time.Time // read inside the change, so that waiting makes no order wrong
-	idle, grace   time.Duration
-	ip, userAgent string
-
-	sessionID string
-	hash      []byte // of the token, as the session would know it
-	salt      []byte // of the successor; nil without a grace
-	successor string
-}
-
-// rotated is the outcome of a rotation.
-type rotated struct {
-	user      user
-	sessionID string
-	successor string
-	repeated  bool  // the successor had been given out before
-	refusal   error // no error of the change: ending a session must not be rolled back
-}
-
-// rotate replaces the current refresh token of a session in one
-// compare-and-swap: of any number of concurrent uses of a token exactly one
-// wins. What becomes of a token:
-//
-//	presented token         row       event             answer
-//	current                 replaced  refresh.ok        200, its successor
-//	parent, in the grace    kept      refresh.repeated  200, the same again
-//	parent later, or older  deleted   refresh.reuse     401, errReuse
-//	any, session expired    kept                        401, errSessionExpired
-//	any, session ended      none                        401, errNoSession
-//	good, but the user is   deleted                     403, errSuspended
-//	suspended
-//
-// A reused token was stolen, or is the owner's whose successor was stolen.
-// They cannot be told apart, so the session ends (RFC 9700 section 4.14.2).
-// The grace is for clients that lost an answer: it lasts until the successor
-// is used, or that long. The user is set with errReuse and errSuspended too.
-func (s *store) rotate(ctx context.Context, r rotation) (done rotated, err error) {
-	if r.sessionID, r.hash, err = s.sessionByToken(r.token); err != nil {
-		return done, err
-	}
-	r.salt = randomBytes()
-	if r.successor, err = successorOf(r.token, r.salt); err != nil {
-		return done, err
-	}
-	if r.grace == 0 {
-		r.salt = nil
-	}
-	err = s.change(ctx, func(t *queries) (err error) {
-		done, err = t.rotateSession(r)
-		return err
-	})
-	return done, cmp.Or(err, done.refusal)
-}
-
-// rotateSession tries to replace the token, and then looks at what is there: a
-// token that was replaced, this time or before, is the parent of the current
-// one. A clock that was set back makes no parent younger: one that was replaced
-// in the future is outside every grace.
-func (t *queries) rotateSession(r rotation) (done rotated, err error) {
-	at := r.now()
-	now := at.Unix()
-	replaced, err := t.exec(`UPDATE sessions
-		SET token_hash = $1, parent_hash = token_hash, salt = $2, last_used_at = $3,
-			expires_at = CASE WHEN $4 < ends_at THEN $4 ELSE ends_at END, ip = $5, user_agent = $6
-		WHERE id = $7 AND token_hash = $8 AND expires_at > $3`,
-		hashToken(r.successor),
-		r.salt,
-		now,
-		at.Add(r.idle).Unix(),
-		r.ip,
-		r.userAgent,
-		r.sessionID,
-		r.hash)
-	if err != nil {
-		return rotated{}, err
-	}
-	done.sessionID = r.sessionID
-	var expired bool
-	var salt []byte // nil unless the token is the parent, in the grace
-	targets := append([]any{&expired, &salt}, loneUserTargets(&done.user)...)
-	err = t.get(`SELECT expires_at <= $1,
-			CASE WHEN parent_hash = $2 AND last_used_at > $3 AND last_used_at <= $1 THEN salt END,
-			`+loneUserColumns+`
-		FROM sessions JOIN users ON users.id = user_id WHERE sessions.id = $4`,
-		[]any{now, r.hash, at.Add(-r.grace).Unix(), r.sessionID}, targets...)
-	switch {
-	case errors.Is(err, errNotFound):
-		return rotated{refusal: errNoSession}, nil
-	case err != nil:
-		return rotated{}, err
-	case replaced == 0 && expired:
-		return rotated{refusal: errSessionExpired}, nil
-	case replaced == 0 && salt == nil:
-		done.refusal = errReuse
-		_, err = t.endWhere(`id = $1`, r.sessionID)
-	case done.user.status != statusActive:
-		// Suspension ends sessions; this holds even if one were left.
-		done.refusal = errSuspended
-		_, err = t.endWhere(`user_id = $1`, done.user.id)
-	case replaced == 0:
-		done.repeated = true
-		done.successor, err = successorOf(r.token, salt)
-	default:
-		done.successor = r.successor
-	}
-	return done, err
 }

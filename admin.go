@@ -100,10 +100,13 @@ func newFullProfile(u user) fullProfile {
 // loneProfile adds what is read of a single user only.
 type loneProfile struct {
 	fullProfile
-	Groups []membership `json:"groups"`
+	EmailVerified bool         `json:"email_verified"`
+	Groups        []membership `json:"groups"`
 }
 
-func newLoneProfile(u user) loneProfile { return loneProfile{newFullProfile(u), u.memberships()} }
+func newLoneProfile(u user) loneProfile {
+	return loneProfile{newFullProfile(u), u.verifiedAt != 0, u.memberships()}
+}
 
 // unixTime is a time in unix seconds that is RFC 3339 UTC in JSON.
 type unixTime int64
@@ -124,6 +127,8 @@ type userAnswer struct {
 	Role   string `json:"role,omitempty"`
 	Status string `json:"status,omitempty"`
 	OrgID  string `json:"org_id,omitempty"`
+
+	EmailVerified *bool `json:"email_verified,omitempty"`
 }
 
 func userNotFound(id string) error {
@@ -270,7 +275,7 @@ func (s *server) handleCreateUser(x *exchange, p principal) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(x, userAnswer{u.id, u.email, u.role, u.status, ""})
+	return writeJSON(x, userAnswer{ID: u.id, Email: u.email, Role: u.role, Status: u.status})
 }
 
 // addUser hashes and stores a user that passed checkNewUser. allowed is asked
@@ -376,7 +381,9 @@ func (s *server) handleSet(name string) handler {
 		if err != nil {
 			return err
 		}
-		return writeJSON(x, userAnswer{u.id, u.email, set.role, set.status, set.orgID})
+		answer := userAnswer{ID: u.id, Email: u.email}
+		answer.Role, answer.Status, answer.OrgID = set.role, set.status, set.orgID
+		return writeJSON(x, answer)
 	}
 }
 
@@ -399,6 +406,34 @@ func (s *server) setAttribute(c caller, a userAttribute, value string) (user, er
 		c.event(a.event, "user", c.target, "from", from, "to", value, "actor", c.by.id)
 	}
 	return after, err
+}
+
+// handleVerifyEmail says whether a superadmin vouches for a user's email.
+func (s *server) handleVerifyEmail(x *exchange, p principal) error {
+	var verified bool
+	if err := decode(x, need("email_verified", &verified)); err != nil {
+		return err
+	}
+	u, err := s.verifyEmail(x.caller(p), verified)
+	if err != nil {
+		return err
+	}
+	return writeJSON(x, userAnswer{ID: u.id, Email: u.email, EmailVerified: &verified})
+}
+
+// verifyEmail sets or clears the mark. Nobody can register it: other programs
+// join accounts by an email that is verified.
+func (s *server) verifyEmail(c caller, verified bool) (user, error) {
+	_, u, err := s.editOther(c, func(_ user, target *user) (userEdit, error) {
+		if target.verifiedAt = 0; verified {
+			target.verifiedAt = s.now().Unix()
+		}
+		return userEdit{}, nil
+	})
+	if err == nil {
+		c.event("user.email_verified", "user", c.target, "to", verified, "actor", c.by.id)
+	}
+	return u, err
 }
 
 // handleResetPassword sets a password without knowing the old one.

@@ -267,8 +267,8 @@ func keepTokenKeys(t *queries, o openOptions) error {
 	return t.setSetting(settingLegacyKeys, keys)
 }
 
-// pythonHashes are the hashes by which version 0.3.1 and later store a token, one
-// for each key of settingLegacyKeys.
+// pythonHashes are the hashes by which version 0.3.1 and later store a token,
+// one for each key of settingLegacyKeys.
 func pythonHashes(keys []byte, token string, hashes [][]byte) {
 	i := 0
 	for key := range slices.Chunk(keys, sha256.Size) {

@@ -22,7 +22,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -67,6 +66,9 @@ type config struct {
 
 	throttle throttleLimits
 
+	sessionIdle time.Duration // whoever finds a browser in which somebody logged in can use it so long
+	clients     oidcClients   // room: provider
+
 	settings []*setting // in the order of the README
 	notes    []string   // warnings for the start, each with its remedy
 }
@@ -80,33 +82,6 @@ type throttleLimits struct {
 	accountFailures int  // too low, and strangers lock an owner out of new addresses
 	registrations   int  // from one address
 }
-
-// setting is a row of the table and what was read for it; at first that is
-// the default.
-type setting struct {
-	settingRow
-	env    string // the environment variable: AUTH_ISSUER for auth.issuer
-	text   string // as written
-	source string // "" for the default, else application.yaml:13 or AUTH_ISSUER
-}
-
-// settingRow says what a setting is. check gets the text of a value and
-// returns what is allowed when the text is not; it begins with "must".
-type settingRow struct {
-	key      string // section.name, as in the file
-	target   any    // points to the field; its type decides how the text is read
-	fallback string // the text of the default
-	check    func(text string) error
-}
-
-// Targets besides *string, *bool, *int, *[]string and *[]netip.Prefix.
-type (
-	secretText struct{ field *string } // never shown
-	span       struct {                // written as a whole number of units
-		field *time.Duration
-		unit  time.Duration
-	}
-)
 
 // rows is the table of all settings. The names and defaults of auth, database,
 // auth_client and fastapi are those of the Python server; what it lacks has
@@ -152,6 +127,8 @@ func (c *config) rows() []settingRow {
 		{"server.tls_cert_file", &c.tlsCertFile, "", checkNothing},
 		{"server.tls_key_file", &c.tlsKeyFile, "", checkNothing},
 
+		{"oidc.session_idle_hours", span{&c.sessionIdle, time.Hour}, "12", checkNumber(1, 8760)},
+
 		{"log.level", &c.logLevel, "info", checkOneOf("debug", "info", "warn", "error")},
 		{"log.format", &c.logFormat, "text", checkOneOf("text", "json")},
 
@@ -174,84 +151,28 @@ var ignoredKeys = []string{
 // defaultConfig is what the server runs with when nothing is configured.
 func defaultConfig() *config {
 	c := &config{}
+	c.clients = oidcClients{} // room: provider
 	for _, row := range c.rows() {
-		env := strings.ToUpper(strings.ReplaceAll(row.key, ".", "_"))
-		s := &setting{settingRow: row, env: env, text: row.fallback}
+		s := &setting{settingRow: row, env: envName(row.key), text: row.fallback}
 		s.store()
 		c.settings = append(c.settings, s)
 	}
 	return c
 }
 
-// store puts the text into the config. The text has passed check, so every
-// conversion that is needed succeeds.
-func (s *setting) store() {
-	n, _ := strconv.Atoi(s.text)
-	switch t := s.target.(type) {
-	case *string:
-		*t = s.text
-	case secretText:
-		*t.field = s.text
-	case *bool:
-		*t = boolWords[strings.ToLower(s.text)]
-	case *int:
-		*t = n
-	case span:
-		*t.field = time.Duration(n) * t.unit
-	case *[]string:
-		*t = listItems(s.text)
-	case *[]netip.Prefix:
-		*t, _ = parsePrefixes(s.text)
-	default:
-		panic(s.key + " has a target of an unknown type")
-	}
-}
-
-// isList reports whether the value may be a sequence in the file.
-func (s *setting) isList() bool {
-	switch s.target.(type) {
-	case *[]string, *[]netip.Prefix:
-		return true
-	}
-	return false
-}
-
-// shown is the value as YAML; a list is one text, as in the environment. A
-// secret is redacted.
-func (s *setting) shown() string {
-	switch s.target.(type) {
-	case *bool, *int, span:
-		return s.text
-	case secretText:
-		if s.text != "" {
-			return "<redacted>"
-		}
-	}
-	return strconv.Quote(s.text)
-}
-
-// at names the setting for faults and notes, with the source of its value:
-// "application.yaml:13: auth.issuer (AUTH_ISSUER)" from the file,
-// "AUTH_ISSUER (auth.issuer)" from the environment.
-func (s *setting) at() string {
-	if strings.HasPrefix(s.source, s.env) {
-		return s.source + " (" + s.key + ")"
-	}
-	name := s.key + " (" + s.env + ")"
-	if s.source == "" {
-		return name
-	}
-	return s.source + ": " + name
-}
-
-// find returns the setting of a key, or nil when there is none.
-func (c *config) find(key string) *setting {
-	for _, s := range c.settings {
+// findSetting returns the setting of a key, or nil when there is none.
+func findSetting(settings []*setting, key string) *setting {
+	for _, s := range settings {
 		if s.key == key {
 			return s
 		}
 	}
 	return nil
+}
+
+// find returns a setting of the table.
+func (c *config) find(key string) *setting {
+	return findSetting(c.settings, key)
 }
 
 // source is the place of a setting's value, such as application.yaml:13 or
@@ -260,10 +181,16 @@ func (c *config) source(key string) string {
 	return c.find(key).source
 }
 
-// nearest is the setting whose variable differs least from a misspelt one.
-func (c *config) nearest(env string) *setting {
-	return slices.MinFunc(c.settings, func(a, b *setting) int {
-		return difference(a.env, env) - difference(b.env, env)
+// envName is the environment variable of a key: AUTH_ISSUER for auth.issuer.
+func envName(key string) string {
+	return strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+}
+
+// nearest is the setting that differs least from a misspelt key or variable.
+func nearest(settings []*setting, name string) *setting {
+	name = envName(name)
+	return slices.MinFunc(settings, func(a, b *setting) int {
+		return difference(envName(a.key), name) - difference(envName(b.key), name)
 	})
 }
 
@@ -300,6 +227,8 @@ func loadConfig(path string, environ []string) (*config, error) {
 	l.noteMisspelt()
 	l.comparePairs()
 	l.noteAddress()
+	l.clients.check([]string{l.issuer, l.audience}, l.fault)            // room: provider
+	l.clients.checkBeside(l.algorithm, l.registration, l.fault, l.note) // room: provider
 	return l.config, l.faults
 }
 
@@ -370,7 +299,7 @@ func (l *configLoader) readFile(path string) {
 		l.fault(name + " must hold one YAML document")
 	default:
 		for _, root := range document.Content { // one, or none in an empty file
-			l.readMapping(name, "", root)
+			l.readMapping(name, "", root, l.settings)
 		}
 	}
 }
@@ -379,7 +308,7 @@ func (l *configLoader) readFile(path string) {
 // The whole file is read as a section without prefix, which has the sections.
 // An unknown key is a fault: it may be a misspelt one, whose default would be
 // used in silence.
-func (l *configLoader) readMapping(file, prefix string, mapping *yaml.Node) {
+func (l *configLoader) readMapping(file, prefix string, mapping *yaml.Node, settings []*setting) {
 	if mapping.Tag == "!!null" {
 		return // an empty section leaves the defaults
 	}
@@ -400,10 +329,12 @@ func (l *configLoader) readMapping(file, prefix string, mapping *yaml.Node) {
 		if value.Kind == yaml.AliasNode {
 			value = value.Alias
 		}
-		s := l.find(key)
+		s := findSetting(settings, key)
 		switch {
 		case prefix == "":
-			l.readMapping(file, key+".", value)
+			l.readMapping(file, key+".", value, settings)
+		case key == clientsSection || prefix == clientsSection+".": // room: provider
+			l.readMapping(file, key+".", value, l.clients.declare(key, place)) // room: provider
 		case s != nil:
 			text, err := l.nodeText(value, s.isList())
 			l.apply(s, place, text, err)
@@ -411,8 +342,7 @@ func (l *configLoader) readMapping(file, prefix string, mapping *yaml.Node) {
 			l.note(place + ": " + key + " has no effect in this server; remove the line")
 		default:
 			key, _, _ = strings.Cut(key, ":") // "name:value" without a blank is one long key
-			near := l.nearest(strings.ToUpper(strings.ReplaceAll(key, ".", "_"))).key
-			l.fault(place + ": unknown setting " + key + "; did you mean " + near + "?")
+			l.fault(place + ": unknown setting " + key + "; did you mean " + nearest(settings, key).key + "?")
 		}
 	}
 }
@@ -485,7 +415,7 @@ func (l *configLoader) readEnvironment() {
 // as LOG_… too, so outside AUTH_ only near misses count.
 func (l *configLoader) noteMisspelt() {
 	for _, name := range slices.Sorted(maps.Keys(l.env)) {
-		near := l.nearest(name).env
+		near := nearest(l.settings, name).env
 		slip := difference(near, name) <= 2
 		if !l.read[name] && (slip || strings.HasPrefix(name, "AUTH_")) {
 			l.note("the environment variable " + name + " is not a setting; did you mean " + near + "?")
@@ -561,8 +491,9 @@ func (c *config) dump(w io.Writer) {
 		if name != section {
 			section = name
 			fmt.Fprintf(w, "%s:\n", section)
+			c.clients.dump(w, section) // room: provider
 		}
-		fmt.Fprintf(w, "  %-34s # %s\n", key+": "+s.shown(), cmp.Or(s.source, "default"))
+		s.print(w, "  ", key)
 	}
 	keys, err := c.dataPath()
 	if err != nil {
@@ -587,18 +518,16 @@ func (c *config) exposed() string {
 	return ""
 }
 
-// loopbackHost reports whether a host without port names the own machine
-// (RFC 6761 section 6.3, RFC 1122 section 3.2.1.3).
-func loopbackHost(host string) bool {
-	if ip, err := netip.ParseAddr(host); err == nil {
-		return ip.IsLoopback() // of ::ffff:127.0.0.1 too
-	}
-	return strings.HasSuffix("."+strings.ToLower(host), ".localhost")
-}
-
 // baseURL is the issuer without a slash at its end, to put paths behind it.
 func (c *config) baseURL() string {
 	return strings.TrimSuffix(c.issuer, "/")
+}
+
+// basePath is the path of the issuer, to put paths behind it: a proxy may have
+// put this server below one.
+func (c *config) basePath() string {
+	issuer, _ := url.Parse(c.baseURL()) // passed checkIssuer
+	return issuer.EscapedPath()
 }
 
 // dataPath is data_dir with a leading ~ replaced by the home directory.
@@ -614,174 +543,8 @@ func (c *config) dataPath() (string, error) {
 	return filepath.Join(home, c.dataDir[1:]), nil
 }
 
-// sqliteURL does not match :memory:, because each connection would have a
-// database of its own.
-var sqliteURL = regexp.MustCompile(`^sqlite(?:\+[a-z0-9_]+)?:///([^?#:][^?#]*)$`)
-
 // databasePath is the file of database.url. A relative one starts in the
 // working directory.
 func (c *config) databasePath() string {
 	return sqliteURL.FindStringSubmatch(c.databaseURL)[1]
-}
-
-// --- how texts are read ---
-
-// listItems splits a list at commas and blanks.
-func listItems(text string) []string {
-	return strings.Fields(strings.ReplaceAll(text, ",", " "))
-}
-
-// boolWords are the texts of booleans in lower case. YAML 1.1 and so the
-// Python server take yes and on too.
-var boolWords = map[string]bool{
-	"true":  true,
-	"yes":   true,
-	"on":    true,
-	"1":     true,
-	"false": false,
-	"no":    false,
-	"off":   false,
-	"0":     false,
-}
-
-// parsePrefixes refuses ::ffff:10.0.0.0/104, which would match nothing: IPv4
-// addresses of clients are compared in their short form. A single address
-// needs its /32: /8 by mistake would let sixteen million hosts choose the
-// address that is throttled.
-func parsePrefixes(text string) ([]netip.Prefix, error) {
-	var prefixes []netip.Prefix
-	for _, item := range listItems(text) {
-		prefix, err := netip.ParsePrefix(item)
-		if err != nil || prefix.Addr().Is4In6() {
-			return nil, errors.New("must list CIDRs such as 10.0.0.0/8 or 127.0.0.1/32")
-		}
-		prefixes = append(prefixes, prefix)
-	}
-	return prefixes, nil
-}
-
-// --- what is allowed ---
-
-// checkNothing is for texts that can be wrong only beside another setting, if
-// at all; see comparePairs.
-func checkNothing(string) error { return nil }
-
-// checkNotEmpty is for texts without which the server cannot work.
-func checkNotEmpty(text string) error {
-	if text == "" {
-		return errors.New("must be set")
-	}
-	return nil
-}
-
-func checkBool(text string) error {
-	if _, known := boolWords[strings.ToLower(text)]; !known {
-		return errors.New("must be true or false")
-	}
-	return nil
-}
-
-// checkTrue is for auth_client.enabled: the Python server can be left without
-// a guard, this one cannot.
-func checkTrue(text string) error {
-	if !boolWords[strings.ToLower(text)] {
-		return errors.New("must be true: this server always guards its own endpoints")
-	}
-	return nil
-}
-
-// checkNumber takes digits alone: "15m" would be a guess at the unit, which is
-// part of the key.
-func checkNumber(lowest, highest int) func(string) error {
-	return func(text string) error {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < lowest || n > highest {
-			return fmt.Errorf("must be a whole number from %d to %d", lowest, highest)
-		}
-		return nil
-	}
-}
-
-// checkOneOf takes one of a few words.
-func checkOneOf(allowed ...string) func(string) error {
-	return func(text string) error {
-		if !slices.Contains(allowed, text) {
-			return errors.New("must be " + strings.Join(allowed, " or "))
-		}
-		return nil
-	}
-}
-
-// checkIssuer follows OpenID Connect Discovery 1.0 section 3 and RFC 8414
-// section 2: a URL without query and fragment. A user or password in it would
-// stand in every token.
-func checkIssuer(text string) error {
-	u, err := url.Parse(text)
-	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" ||
-		u.User != nil || strings.ContainsAny(text, "?# ") {
-		return errors.New("must be an http or https URL with a host and without user, query and " +
-			"fragment, such as https://auth.example.com")
-	}
-	return nil
-}
-
-// checkAlgorithm shows the value, because an algorithm is no secret.
-func checkAlgorithm(text string) error {
-	var usable []string
-	hint := ""
-	for _, a := range signingAlgorithms {
-		if a.needs == "" {
-			usable = append(usable, a.name)
-		} else if a.name == text {
-			hint = ", which needs a program that was built with " + a.needs
-		}
-	}
-	if slices.Contains(usable, text) {
-		return nil
-	}
-	return fmt.Errorf("must be %s, not %q%s", strings.Join(usable, " or "), text, hint)
-}
-
-// checkDatabaseURL takes SQLAlchemy's spelling, as the Python server does.
-func checkDatabaseURL(text string) error {
-	if !sqliteURL.MatchString(text) {
-		return errors.New("must be sqlite:///FILE or sqlite:////ABSOLUTE/FILE; this server stores " +
-			"in SQLite and nothing else")
-	}
-	return nil
-}
-
-// checkListen accepts what net.Listen does, but no name instead of the port.
-func checkListen(text string) error {
-	_, port, _ := net.SplitHostPort(text) // port is empty when it fails
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return errors.New("must be host:port with a port from 0 to 65535, such as localhost:8100")
-	}
-	return nil
-}
-
-func checkProxies(text string) error {
-	_, err := parsePrefixes(text)
-	return err
-}
-
-// checkOrigins accepts origins as browsers send them (RFC 6454 section 6.2),
-// because they are compared as text.
-func checkOrigins(text string) error {
-	for _, item := range listItems(text) {
-		u, err := url.Parse(item)
-		if item != "*" && (err != nil || u.Host == "" || u.Scheme+"://"+u.Host != item) {
-			return errors.New("must list origins such as https://app.example.com, with no path")
-		}
-	}
-	return nil
-}
-
-// checkAdminPassword refuses what bcrypt cannot keep apart. Short ones pass,
-// because files of the Python server have them.
-func checkAdminPassword(text string) error {
-	if len(text) > maxPasswordBytes || strings.ContainsRune(text, 0) {
-		return errors.New("must have at most 72 bytes, none of them NUL")
-	}
-	return nil
 }

@@ -37,7 +37,7 @@ import (
 // database is not taken for ours. It is "pic" in ASCII and a last byte that
 // changes with every change of schema 1 before the first release: a file of
 // an earlier state is refused untouched, where it would fail later.
-const applicationID = 0x70696371
+const applicationID = 0x70696372
 
 const schema = `
 CREATE TABLE users (
@@ -51,7 +51,8 @@ CREATE TABLE users (
 	org_id        TEXT NOT NULL,        -- organisation
 	status        TEXT NOT NULL,        -- active or suspended
 	created_at    INTEGER NOT NULL,     -- unix seconds
-	last_login_at INTEGER               -- unix seconds; null before the first login
+	last_login_at INTEGER,              -- unix seconds; null before the first login
+	verified_at   INTEGER NOT NULL DEFAULT 0 -- since when a superadmin vouches for the email; 0: none does
 ) STRICT;
 CREATE INDEX users_by_org ON users (org_id, seq);
 CREATE INDEX active_superadmins ON users (seq) WHERE role = 'superadmin' AND status = 'active';
@@ -69,9 +70,21 @@ CREATE TABLE sessions (
 	expires_at   INTEGER NOT NULL, -- end of the idle lifetime, never after ends_at; what is compared
 	ends_at      INTEGER NOT NULL, -- end of the absolute lifetime
 	ip           TEXT NOT NULL,    -- client of the last login or refresh
-	user_agent   TEXT NOT NULL     -- of that client
+	user_agent   TEXT NOT NULL,    -- of that client
+	-- What follows is of OpenID clients; a login at the JSON endpoint has the defaults.
+	client_id    TEXT NOT NULL DEFAULT '', -- whose tokens; #browser: the cookie of the login page
+	parent_id    TEXT,             -- id of the browser's session in which the client got it
+	auth_time    INTEGER NOT NULL DEFAULT 0,  -- when the password was checked
+	scope        TEXT NOT NULL DEFAULT '',    -- granted, separated by blanks
+	resource     TEXT NOT NULL DEFAULT '',    -- as the client asked for (RFC 8707)
+	nonce        TEXT NOT NULL DEFAULT '',    -- of the authorization request
+	code_hash    BLOB,             -- SHA-256 of the authorization code; stays to recognize a second use
+	redirect_uri TEXT,             -- where the code was sent; null once it has been exchanged
+	challenge    TEXT              -- code_challenge of PKCE; stays with code_hash
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX sessions_by_user ON sessions (user_id);
+CREATE INDEX sessions_by_user ON sessions (user_id, client_id);
+CREATE INDEX sessions_by_parent ON sessions (parent_id) WHERE parent_id IS NOT NULL;
+CREATE UNIQUE INDEX sessions_by_code ON sessions (code_hash) WHERE code_hash IS NOT NULL;
 
 -- Where accounts logged in from; the throttle of a whole account spares these
 -- addresses.

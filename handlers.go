@@ -1,17 +1,15 @@
 package main
 
-// This file is the list of endpoints, and what register, login, refresh,
-// logout and the own account do, in the order of the table. A handler reads
-// its input, calls the files below and answers. Decisions about users are made
-// inside the change that carries them out, by the rules in rbac.go. Every
-// event that matters to security is logged under its stable name.
+// This file is what register, login, refresh, logout and the own account do, in
+// the order of the route table. A handler reads its input, calls the files
+// below and answers. Decisions about users are made inside the change that
+// carries them out, by the rules in rbac.go. Every event that matters to
+// security is logged under its stable name.
 
 import (
 	"bytes"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -19,80 +17,6 @@ import (
 	"strings"
 	"time"
 )
-
-// newServer makes the handler of all requests. now is the clock of every
-// decision.
-func newServer(cfg *config, st *store, keys *keyring, h *hasher, now func() time.Time,
-	log *slog.Logger) *server {
-	s := &server{
-		cfg:      cfg,
-		store:    st,
-		keys:     keys,
-		hasher:   h,
-		throttle: newThrottle(cfg.throttle, now),
-		now:      now,
-		log:      log,
-		mux:      http.NewServeMux(),
-		routes:   map[string]*route{},
-		idPrefix: strings.ToLower(rand.Text()[:8]),
-		unrouted: &route{kind: &routeKind{fail: writeProblem}},
-		always: http.Header{
-			"Cache-Control":           {"no-store"}, // RFC 6749 section 5.1: any answer may concern a token
-			"X-Content-Type-Options":  {"nosniff"},
-			"Content-Security-Policy": {"default-src 'none'"},
-		},
-	}
-	for _, rt := range s.routeTable() {
-		s.addRoute(&rt)
-	}
-	return s
-}
-
-// routeTable is every endpoint with what its callers need.
-func (s *server) routeTable() []route {
-	api := &routeKind{fail: writeProblem}
-	document := &routeKind{fail: writeProblem, cors: corsAnyone, quiet: true}
-	monitor := &routeKind{fail: writeProblem, quiet: true}
-	return []route{
-		{"POST /api/v1/auth/register", public, api, s.handleRegister},
-		{"POST " + loginPath, public, api, s.handleLogin},
-		{"POST /api/v1/auth/refresh", public, api, s.handleRefresh},
-		{"POST /api/v1/auth/logout", public, api, s.handleLogout},
-
-		{"GET /api/v1/auth/me", permSelf, api, s.handleMe},
-		{"POST /api/v1/auth/me/password", permSelf, api, s.handleChangePassword},
-		{"GET /api/v1/auth/me/sessions", permSelf, api, s.handleSessions},
-		{"DELETE /api/v1/auth/me/sessions/{id}", permSelf, api, s.handleRevokeSession},
-
-		{"GET /api/v1/auth/users", permUsersRead, api, s.handleListUsers},
-		{"POST /api/v1/auth/users", permUsersEdit, api, s.handleCreateUser},
-		{"GET /api/v1/auth/users/registration", permSettings, api, s.handleGetRegistration},
-		{"PUT /api/v1/auth/users/registration", permSettings, api, s.handleSetRegistration},
-		{"GET /api/v1/auth/users/{id}", permUsersRead, api, s.handleGetUser},
-		{"DELETE /api/v1/auth/users/{id}", permUsersEdit, api, s.handleDeleteUser},
-		{"PUT /api/v1/auth/users/{id}/role", permUsersEdit, api, s.handleSet("role")},
-		{"PUT /api/v1/auth/users/{id}/status", permUsersEdit, api, s.handleSet("status")},
-		{"PUT /api/v1/auth/users/{id}/org", permOrgEdit, api, s.handleSet("org")},
-		{"PUT /api/v1/auth/users/{id}/password", permUsersEdit, api, s.handleResetPassword},
-
-		{"GET /api/v1/groups", permSelf, api, s.handleListGroups},                             // room: groups
-		{"POST /api/v1/groups", permUsersEdit, api, s.handleCreateGroup},                      // room: groups
-		{"GET /api/v1/groups/{id}", permSelf, api, s.handleGetGroup},                          // room: groups
-		{"PUT /api/v1/groups/{id}", permUsersEdit, api, s.handleChangeGroup},                  // room: groups
-		{"DELETE /api/v1/groups/{id}", permUsersEdit, api, s.handleDeleteGroup},               // room: groups
-		{"POST /api/v1/groups/{id}/members", permUsersEdit, api, s.handleJoinGroup},           // room: groups
-		{"DELETE /api/v1/groups/{id}/members/{user}", permUsersEdit, api, s.handleLeaveGroup}, // room: groups
-
-		{"GET " + servicePath, permUsersEdit, api, s.handleListServices},              // room: servicetokens
-		{"POST " + servicePath, permUsersEdit, api, s.handleMakeService},              // room: servicetokens
-		{"POST " + servicePath + "/validate", public, api, s.handleCheckService},      // room: servicetokens
-		{"DELETE " + servicePath + "/{name}", permUsersEdit, api, s.handleEndService}, // room: servicetokens
-
-		{"GET " + jwksPath, public, document, s.handleJWKS},
-		{"GET " + discoveryPath, public, document, s.handleDiscovery},
-		{"GET " + healthPath, public, monitor, s.handleHealth},
-	}
-}
 
 // Answers to somebody who shows a password. The last three are given only
 // after the right one.
@@ -136,7 +60,7 @@ func (s *server) handleRegister(x *exchange, _ principal) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(x, userAnswer{u.id, u.email, u.role, u.status, ""})
+	return writeJSON(x, userAnswer{ID: u.id, Email: u.email, Role: u.role, Status: u.status})
 }
 
 // registrationOpen refuses while registration is off. It is asked again inside
@@ -168,7 +92,12 @@ func (s *server) handleLogin(x *exchange, _ principal) error {
 	if err != nil {
 		return err
 	}
-	opened, err := s.logIn(x, email, password)
+	opened, err := s.logIn(x, passwordLogin{
+		email:    email,
+		password: password,
+		clientID: jsonLogin,
+		idle:     s.cfg.refreshTTL,
+	})
 	if err != nil {
 		return err
 	}
@@ -182,12 +111,20 @@ type openedSession struct {
 	refreshToken string
 }
 
+// passwordLogin is somebody who shows a password, and what for.
+type passwordLogin struct {
+	email, password string
+	clientID        string        // jsonLogin or browserLogin
+	idle            time.Duration // idle lifetime of the session
+	replaces        string        // id of the browser's session until now, if any
+}
+
 // logIn verifies a password and opens a session. What it learns before the
 // password is compared changes neither the time nor the answer; what concerns
 // the account is said only afterwards (ASVS 5.0, 6.3.8).
-func (s *server) logIn(x *exchange, email, password string) (opened openedSession, err error) {
+func (s *server) logIn(x *exchange, l passwordLogin) (opened openedSession, err error) {
 	for range 2 { // perhaps a simultaneous login renewed the hash: look again
-		opened, err = s.tryLogIn(x, email, password)
+		opened, err = s.tryLogIn(x, l)
 		if !errors.Is(err, errChanged) {
 			return opened, err
 		}
@@ -197,19 +134,19 @@ func (s *server) logIn(x *exchange, email, password string) (opened openedSessio
 
 // tryLogIn is one attempt; errChanged when the account changed while its
 // password was being compared.
-func (s *server) tryLogIn(x *exchange, email, password string) (openedSession, error) {
-	u, err := s.store.userByLogin(email)
+func (s *server) tryLogIn(x *exchange, l passwordLogin) (openedSession, error) {
+	u, err := s.store.userByLogin(l.email)
 	if err != nil && !errors.Is(err, errNotFound) {
 		return openedSession{}, err
 	}
-	if err := s.verifyPassword(x, u, email, "password", password); err != nil {
+	if err := s.verifyPassword(x, u, l.email, "password", l.password); err != nil {
 		return openedSession{}, err
 	}
 	x.user = u.id
-	if err := s.mayLogIn(x, u, password); err != nil {
+	if err := s.mayLogIn(x, u, l.password); err != nil {
 		return openedSession{}, err
 	}
-	return s.openSession(x, u, password)
+	return s.openSession(x, u, l)
 }
 
 // verifyPassword compares under the throttle; member is what the body calls
@@ -320,22 +257,23 @@ func isForeign(r *http.Request) bool {
 // the stored one is outdated: only now is the password known. Passwords that
 // today's rules refuse keep their old hash, because a new one would cut or
 // forbid them; so does every password while the hashing threads are busy.
-func (s *server) openSession(x *exchange, u user, password string) (openedSession, error) {
+func (s *server) openSession(x *exchange, u user, p passwordLogin) (openedSession, error) {
 	now, handle := s.now(), newID()
 	token := newRefreshToken(handle)
-	l := login{user: u, tokenHash: hashToken(token), address: clientKey(x.clientIP())}
+	l := login{user: u, tokenHash: hashToken(token), address: clientKey(x.clientIP()), replaces: p.replaces}
 	l.session = session{
 		id:        sessionIDOf(handle),
+		clientID:  p.clientID,
 		createdAt: now.Unix(),
 		endsAt:    now.Add(s.cfg.sessionMax).Unix(),
-		expiresAt: now.Add(min(s.cfg.refreshTTL, s.cfg.sessionMax)).Unix(),
+		expiresAt: now.Add(min(p.idle, s.cfg.sessionMax)).Unix(),
 		ip:        x.clientIP(),
 		userAgent: cleanText(x.r.UserAgent()),
 	}
 	var err error
 	if outdated(u.passwordHash, s.cfg.bcryptCost) &&
-		checkNewPassword(password, s.cfg.passwordMinLength) == nil {
-		l.newHash, err = s.hasher.hash(x.ctx, l.address, password)
+		checkNewPassword(p.password, s.cfg.passwordMinLength) == nil {
+		l.newHash, err = s.hasher.hash(x.ctx, l.address, p.password)
 	}
 	if err == nil || errors.Is(err, errBusy) {
 		u, err = s.store.openSession(x.ctx, l)
@@ -350,11 +288,8 @@ func (s *server) openSession(x *exchange, u user, password string) (openedSessio
 // writeTokens answers with a refresh token and an access token made from the
 // user as the database has it now.
 func (s *server) writeTokens(x *exchange, u user, sessionID, refreshToken string) error {
-	now, groups := s.now(), []string{}
-	for _, in := range u.memberships() {
-		groups = append(groups, in.ID)
-	}
-	access, err := s.keys.current().sign(now, claims{
+	now := s.now()
+	access, err := signToken(s.keys.current(), now, claims{
 		Subject:   u.id,
 		Email:     u.email,
 		Role:      u.role,
@@ -365,7 +300,7 @@ func (s *server) writeTokens(x *exchange, u user, sessionID, refreshToken string
 		ExpiresAt: now.Add(s.cfg.accessTTL).Unix(),
 		ID:        newID(),
 		SessionID: sessionID,
-		Groups:    groups,
+		Groups:    u.groupIDs(),
 	})
 	if err != nil {
 		return err
@@ -453,14 +388,14 @@ func (s *server) handleLogout(x *exchange, _ principal) error {
 
 // logOutBearer ends the caller's session, or all of them.
 func (x *exchange) logOutBearer(p principal, everywhere bool) (err error) {
-	reason, ended := "logout", true
+	reason, ended := "logout", []session{}
 	if everywhere {
 		reason = "logout from everywhere"
-		_, err = x.s.store.endSessions(x.ctx, p.id)
+		ended, err = x.s.store.endSessions(x.ctx, p.id)
 	} else {
 		ended, err = x.s.store.endSession(x.ctx, p.sessionID, p.id)
 	}
-	if err == nil && ended {
+	if err == nil && len(ended) > 0 {
 		x.event("session.revoked", "user", p.id, "session", p.sessionID, "reason", reason)
 	}
 	return err
@@ -517,6 +452,7 @@ type sessionAnswer struct {
 	ExpiresAt  string `json:"expires_at"`
 	IP         string `json:"ip"`
 	UserAgent  string `json:"user_agent"`
+	Client     string `json:"client,omitempty"` // client_id of an OpenID client; #browser is the login page
 	Current    bool   `json:"current"`
 }
 
@@ -536,6 +472,7 @@ func (s *server) handleSessions(x *exchange, p principal) error {
 			ExpiresAt:  rfc3339(one.expiresAt),
 			IP:         one.ip,
 			UserAgent:  one.userAgent,
+			Client:     one.clientID,
 			Current:    one.id == p.sessionID,
 		})
 	}
@@ -550,7 +487,7 @@ func (s *server) handleRevokeSession(x *exchange, p principal) error {
 	if err != nil {
 		return err
 	}
-	if !ended {
+	if len(ended) == 0 {
 		return refusal(404, "session_not_found", "Session not found: "+id)
 	}
 	x.event("session.revoked",

@@ -14,17 +14,13 @@ package main
 // A line in the log follows, but for successes of quiet routes.
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"math"
-	"mime"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -36,7 +32,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 )
 
 // Paths that more than one file names.
@@ -71,6 +66,9 @@ type server struct {
 	unrouted *route            // answers what no route takes
 	always   http.Header       // of every answer
 
+	describe      func(metadata map[string]any) // changes what discovery says; may be nil
+	clientOrigins []string                      // of corsClients
+
 	idPrefix string // of request ids, so that those of two runs differ
 	requests atomic.Uint64
 
@@ -89,6 +87,7 @@ type route struct {
 // routeKind is how a group of routes behaves around its handlers.
 type routeKind struct {
 	cors  corsPolicy
+	off   bool                       // routes of this kind do not exist
 	fail  func(*exchange, *apiError) // writes an error in the form the group's clients expect
 	quiet bool                       // successes are logged at level debug, because machines poll them
 }
@@ -247,29 +246,37 @@ func (s *server) admit(x *exchange) error {
 // takes effect with the next request. orExpired is for logout: an expired
 // token still proves for which session it was made.
 func (s *server) authenticate(r *http.Request, orExpired bool) (p principal, err error) {
-	credentials := r.Header.Values("Authorization")
-	if len(credentials) == 0 {
-		return p, errTokenMissing
-	}
-	scheme, token, _ := strings.Cut(credentials[0], " ")
-	// Two Authorization headers are refused: a proxy may have checked the
-	// other one.
-	if len(credentials) > 1 || !strings.EqualFold(scheme, "Bearer") {
-		return p, errMalformed
-	}
-	now := s.now()
-	want := expected{s.cfg.issuer, s.cfg.audience, now, orExpired}
-	c, err := s.keys.current().verify(strings.TrimLeft(token, " "), want)
+	token, err := bearerToken(r)
 	if err != nil {
 		return p, err
 	}
-	p, err = s.store.authenticated(c.SessionID, now)
+	now := s.now()
+	want := expected{s.cfg.issuer, s.cfg.audience, now, orExpired}
+	c, err := verifyToken[claims](s.keys.current(), token, want)
+	if err != nil {
+		return p, err
+	}
+	p, err = s.store.authenticated(c.SessionID, jsonLogin, now)
 	if errors.Is(err, errSuspended) { // to a bearer, suspension looks like a revoked token
 		err = errInvalidToken.because(err)
 	} else if err == nil && p.id != c.Subject {
 		err = errBadClaims
 	}
 	return p, err
+}
+
+// bearerToken returns the token of the Authorization header (RFC 6750 section
+// 2.1). Two such headers are refused: a proxy may have checked the other one.
+func bearerToken(r *http.Request) (string, error) {
+	credentials := r.Header.Values("Authorization")
+	if len(credentials) == 0 {
+		return "", errTokenMissing
+	}
+	scheme, token, _ := strings.Cut(credentials[0], " ")
+	if len(credentials) > 1 || !strings.EqualFold(scheme, "Bearer") {
+		return "", errMalformed
+	}
+	return strings.TrimLeft(token, " "), nil
 }
 
 // --- errors ---
@@ -379,10 +386,15 @@ func tooManyAttempts(v verdict) error {
 		cause: errors.New(v.rule), detail: "Too many attempts; try again later"}
 }
 
-// fail is the one place where an error becomes an answer. Clients see status,
-// code and detail; the cause goes to the log, and for a 5xx the request id
-// joins the two.
+// fail answers a request with an error.
 func (x *exchange) fail(err error) {
+	x.route.kind.fail(x, x.refuse(err))
+}
+
+// refuse is the one place where an error becomes an answer; it writes all but
+// the status and the body. Clients see status, code and detail; the cause goes
+// to the log, and for a 5xx the request id joins the two.
+func (x *exchange) refuse(err error) *apiError {
 	e := answerTo(err)
 	if x.reason == "" { // a preflight may have left a better one
 		x.reason = e.code
@@ -400,7 +412,7 @@ func (x *exchange) fail(err error) {
 	if e.retry > 0 { // whole seconds (RFC 9110 section 10.2.3), rounded up
 		h.Set("Retry-After", fmt.Sprint(math.Ceil(e.retry.Seconds())))
 	}
-	x.route.kind.fail(x, e)
+	return e
 }
 
 // logFailure logs the cause of a 5xx. errBusy and clients that hung up are left
@@ -489,156 +501,6 @@ func writeMessage(x *exchange, text string) error {
 	return writeJSON(x, map[string]string{"message": text})
 }
 
-// --- decoding ---
-
-// member is one member of a request body that a handler wants. Others are
-// ignored, as the Python server ignores them: what no handler names reaches
-// nothing (mass assignment).
-type member struct {
-	name     string
-	required bool
-	bare     bool // the value may be the whole body, as the Python server has it
-	target   any  // *string, *bool, or **string, which stays nil when it is absent
-}
-
-func need[T string | bool](name string, target *T) member {
-	return member{name: name, required: true, target: target}
-}
-
-func needOrBare(name string, target *string) member {
-	return member{name: name, required: true, bare: true, target: target}
-}
-
-func maybe[T string | bool | *string](name string, target *T) member {
-	return member{name: name, target: target}
-}
-
-// decode reads a JSON object into members. Names are compared exactly; null
-// counts as absent.
-func decode(x *exchange, members ...member) error {
-	body, err := readJSON(x)
-	if err != nil {
-		return err
-	}
-	if members[0].bare && bytes.HasPrefix(bytes.TrimSpace(body), []byte(`"`)) {
-		return members[0].set(body)
-	}
-	var object map[string]json.RawMessage
-	if json.Unmarshal(body, &object) != nil || object == nil {
-		return errNotAnObject
-	}
-	for _, m := range members {
-		raw := object[m.name]
-		if raw == nil || string(raw) == "null" {
-			if m.required {
-				return invalidField(m.name, "is missing")
-			}
-		} else if err := m.set(raw); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// set stores one value if it has the right type; nothing is converted.
-func (m member) set(raw json.RawMessage) error {
-	if json.Unmarshal(raw, m.target) == nil {
-		return nil
-	}
-	if _, isBool := m.target.(*bool); isBool {
-		return invalidField(m.name, "must be true or false")
-	}
-	return invalidField(m.name, "must be a string")
-}
-
-// readJSON returns a body that checkJSON accepts. Insisting on the content
-// type also keeps HTML forms of other sites from posting here: they cannot
-// send this one.
-func readJSON(x *exchange) ([]byte, error) {
-	mediaType, params, err := mime.ParseMediaType(x.r.Header.Get("Content-Type"))
-	charset := cmp.Or(params["charset"], "utf-8")
-	if err != nil || mediaType != "application/json" || !strings.EqualFold(charset, "utf-8") {
-		return nil, errMediaType
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(x, x.r.Body, maxBodyBytes))
-	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return nil, errBodyTooLarge
-	}
-	if err != nil {
-		return nil, errBodyUnreadable.because(err)
-	}
-	if err := checkJSON(body); err != nil {
-		return nil, refusal(400, "not_json", "The body is "+err.Error())
-	}
-	return body, nil
-}
-
-// errNotJSON is what checkJSON says of a syntax error. All its texts are fit
-// for clients.
-var errNotJSON = errors.New("not valid JSON")
-
-// checkJSON accepts one JSON document that no two parsers can read
-// differently. Member names are unique, also when case is ignored (RFC 8259
-// section 4 leaves duplicates open: Go takes the last, others the first, and
-// that difference is an attack). No text holds U+FFFD: Go puts it in place of
-// invalid UTF-8 and lone surrogates, which would make different texts equal.
-func checkJSON(data []byte) error {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.UseNumber() // 1e999 is JSON, though no float64
-	if err := checkJSONValue(dec, 0); err != nil {
-		return err
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return errors.New("not valid JSON: text after the document")
-	}
-	return nil
-}
-
-// checkJSONValue consumes one value; depth counts what it is nested in.
-func checkJSONValue(dec *json.Decoder, depth int) error {
-	open, err := nextJSONToken(dec)
-	inObject := open == json.Delim('{')
-	if err != nil || (!inObject && open != json.Delim('[')) {
-		return err
-	}
-	if depth >= maxJSONDepth {
-		return errors.New("not valid JSON: nested too deep")
-	}
-	names := map[string]bool{}
-	for dec.More() {
-		if inObject {
-			name, err := nextJSONToken(dec)
-			if err != nil {
-				return err
-			}
-			// encoding/json takes ſ for s and K (U+212A) for k, too.
-			folded := strings.ToLower(strings.ToUpper(name.(string)))
-			if names[folded] {
-				return errors.New("not valid JSON: a member name occurs twice")
-			}
-			names[folded] = true
-		}
-		if err := checkJSONValue(dec, depth+1); err != nil {
-			return err
-		}
-	}
-	_, err = nextJSONToken(dec) // the closing delimiter
-	return err
-}
-
-// nextJSONToken reads a token: a delimiter, a scalar, or a name, which the
-// decoder makes sure is a string.
-func nextJSONToken(dec *json.Decoder) (json.Token, error) {
-	token, err := dec.Token()
-	if err != nil {
-		return nil, errNotJSON
-	}
-	if text, ok := token.(string); ok && strings.ContainsRune(text, utf8.RuneError) {
-		return nil, errors.New("not valid JSON: text that is not Unicode, or U+FFFD")
-	}
-	return token, nil
-}
-
 // --- where a request comes from ---
 
 // clientAddress is the IP address that a request counts for: the peer, or,
@@ -696,13 +558,21 @@ type corsPolicy int
 const (
 	corsConfigured corsPolicy = iota // those in server.cors_origins
 	corsAnyone                       // all
+	corsClients                      // those in server.cors_origins and of public OpenID clients
+	corsNobody                       // none: pages, which are for people
 )
 
 // allowOrigin sets the CORS headers of an answer, and reports whether scripts
 // of the request's origin may read it.
 func (s *server) allowOrigin(x *exchange, policy corsPolicy) bool {
 	origins, allowed := s.cfg.corsOrigins, "*"
-	if policy == corsConfigured && !slices.Contains(origins, "*") {
+	switch policy {
+	case corsNobody:
+		return false
+	case corsClients:
+		origins = s.clientOrigins
+	}
+	if policy != corsAnyone && !slices.Contains(origins, "*") {
 		allowed = x.r.Header.Get("Origin")
 		if len(origins) > 0 { // the answer depends on it
 			x.Header().Add("Vary", "Origin")
@@ -777,6 +647,7 @@ var alarmingEvents = []string{
 	"refresh.reuse",
 	"registration.throttled",
 	"service_token.throttled", // room: servicetokens
+	"client.throttled",        // room: provider
 }
 
 // event logs something that matters to security under a stable name, with ids

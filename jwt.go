@@ -190,10 +190,23 @@ type signingKey struct {
 
 // --- tokens ---
 
-// typLogin is the typ of the access tokens of a login. Another kind of token
-// has another typ, a claims type and a map of keys of its own, so that none
-// is taken for another (RFC 8725 section 3.11).
-const typLogin = "JWT"
+// The typ of each kind of token. An id_token has none, as in the examples of
+// OpenID Connect.
+const (
+	typLogin  = "JWT"
+	typClient = "at+jwt"
+	typID     = ""
+)
+
+// tokenClaims are the claims of one kind of token: a login's, a client's, or an
+// id_token. Each kind has a type of its own, and a typ, by which the headers of
+// a key differ, so that no token is taken for one of another kind (RFC 8725
+// section 3.11).
+type tokenClaims interface {
+	claims | clientClaims | idClaims
+	typ() string
+	limits() (issuer string, aud []string, issuedAt, expiresAt int64)
+}
 
 // claims are the members of an access token, in the order in which the Python
 // server of version 0.1.2 writes them, plus sid and groups.
@@ -208,7 +221,89 @@ type claims struct {
 	ExpiresAt int64    `json:"exp"` // unix seconds
 	ID        string   `json:"jti"`
 	SessionID string   `json:"sid"`
-	Groups    []string `json:"groups"` // ids, sorted; never nil
+	Groups    groupIDs `json:"groups"`
+}
+
+func (claims) typ() string { return typLogin }
+
+func (c claims) limits() (string, []string, int64, int64) {
+	return c.Issuer, c.Audience, c.IssuedAt, c.ExpiresAt
+}
+
+// clientClaims are the members of an access token of an OpenID client (RFC 9068
+// section 2.2). The endpoints of /api do not accept it. The last four are those
+// of a login's token, for clients that have an audience.
+type clientClaims struct {
+	Issuer    string   `json:"iss"`
+	Subject   string   `json:"sub"`
+	Audience  audience `json:"aud"`
+	ClientID  string   `json:"client_id"`
+	Scope     string   `json:"scope,omitempty"`
+	SessionID string   `json:"sid,omitempty"`       // none for client_credentials
+	AuthTime  int64    `json:"auth_time,omitempty"` // unix seconds, as below
+	IssuedAt  int64    `json:"iat"`
+	ExpiresAt int64    `json:"exp"`
+	ID        string   `json:"jti"`
+	Email     *string  `json:"email,omitempty"`
+	Role      *string  `json:"role,omitempty"`
+	OrgID     *string  `json:"org_id,omitempty"`
+	Groups    groupIDs `json:"groups,omitzero"`
+}
+
+func (clientClaims) typ() string { return typClient }
+
+func (c clientClaims) limits() (string, []string, int64, int64) {
+	return c.Issuer, c.Audience, c.IssuedAt, c.ExpiresAt
+}
+
+// idClaims are the members of an id_token (OpenID Connect Core section 2). It
+// says to a client who logged in, and is accepted nowhere as a bearer token.
+type idClaims struct {
+	Issuer     string   `json:"iss"`
+	Subject    string   `json:"sub"`
+	Audience   string   `json:"aud"` // client_id
+	ExpiresAt  int64    `json:"exp"`
+	IssuedAt   int64    `json:"iat"`
+	AuthTime   int64    `json:"auth_time"`
+	ACR        string   `json:"acr"`
+	AMR        []string `json:"amr"` // RFC 8176
+	Nonce      string   `json:"nonce,omitempty"`
+	AccessHash string   `json:"at_hash"`
+	SessionID  string   `json:"sid"`
+	identity
+}
+
+// identity is what the scopes of a client let it know of a user (OpenID Connect
+// Core section 5.4), in id_tokens and at the userinfo endpoint alike: programs
+// look in one place or the other.
+type identity struct {
+	Email             string   `json:"email,omitempty"`
+	EmailVerified     bool     `json:"email_verified,omitempty"` // true or absent
+	Name              string   `json:"name,omitempty"`
+	PreferredUsername string   `json:"preferred_username,omitempty"`
+	Groups            []string `json:"groups,omitzero"` // names
+}
+
+func (idClaims) typ() string { return typID }
+
+func (c idClaims) limits() (string, []string, int64, int64) {
+	return c.Issuer, []string{c.Audience}, c.IssuedAt, c.ExpiresAt
+}
+
+// atHash binds an id_token to the access token beside it (OpenID Connect Core
+// section 3.1.3.6): the left half of its SHA-256, because all algorithms that
+// clients can verify sign a SHA-256.
+func atHash(accessToken string) string {
+	sum := sha256.Sum256([]byte(accessToken))
+	return b64.EncodeToString(sum[:16])
+}
+
+// groupIDs are the ids of a user's groups, sorted. No groups are [], never
+// null.
+type groupIDs []string
+
+func (g groupIDs) MarshalJSON() ([]byte, error) {
+	return json.Marshal(append([]string{}, g...))
 }
 
 // audience is one text or a list of them (RFC 7519 section 4.1.3). This
@@ -235,7 +330,10 @@ func (a *audience) UnmarshalJSON(data []byte) error {
 // tokenHeader is the encoded protected header of all tokens of one kind that
 // one key signs. The three texts are ours and need no escaping.
 func tokenHeader(algorithm, kid, typ string) string {
-	header := fmt.Appendf(nil, `{"alg":%q,"kid":%q,"typ":%q}`, algorithm, kid, typ)
+	if typ != "" {
+		typ = fmt.Sprintf(`,"typ":%q`, typ)
+	}
+	header := fmt.Appendf(nil, `{"alg":%q,"kid":%q%s}`, algorithm, kid, typ)
 	return b64.EncodeToString(header)
 }
 
@@ -244,7 +342,7 @@ func tokenHeader(algorithm, kid, typ string) string {
 // become the escape \ufffd, which no later encoding writes again, so such
 // claims are read and encoded once more: then they hold the character U+FFFD,
 // as at every verification.
-func signJWT(key signingKey, header string, c claims) (string, error) {
+func signJWT[C tokenClaims](key signingKey, header string, c C) (string, error) {
 	payload, _ := json.Marshal(c) // texts and numbers only: none of these can fail
 	if bytes.Contains(payload, []byte(`\ufffd`)) {
 		json.Unmarshal(payload, &c)
@@ -258,37 +356,39 @@ func signJWT(key signingKey, header string, c claims) (string, error) {
 	return input + "." + b64.EncodeToString(signature), nil
 }
 
-// expected is what the claims of a token are compared with.
+// expected is what the claims of a token are compared with. An empty audience
+// is for tokens of clients, whose audience their reader looks at.
 type expected struct {
 	issuer, audience string
 	now              time.Time
 	orExpired        bool // accept a token that has expired; for logout alone
 }
 
-// verifyJWT returns the claims of an access token of ours. keys maps encoded
-// headers to the keys that sign under them. The checks go from cheap to
-// dear, and nothing inside the token is used before its signature holds. On
-// any error the claims are zero. A nil error does not mean that the session
-// still lives, nor what the user may do: both are read from the database.
-func verifyJWT(token string, want expected, keys map[string]signingKey) (claims, error) {
+// verifyJWT returns the claims of a token of ours. keys maps the encoded
+// headers of this kind to the keys that sign under them. The checks go from
+// cheap to dear, and nothing inside the token is used before its signature
+// holds. On any error the claims are zero. A nil error does not mean that the
+// session still lives, nor what the user may do: both are read from the
+// database.
+func verifyJWT[C tokenClaims](token string, want expected, keys map[string]signingKey) (none C, err error) {
 	parts := strings.SplitN(token, ".", 4)
 	if len(token) > maxTokenBytes || len(parts) != 3 {
-		return claims{}, errMalformed
+		return none, errMalformed
 	}
 	key, ok := keys[parts[0]] // "none", HS256 with our public key, and foreign kids all end here
 	if !ok {
-		return claims{}, errUnknownKey
+		return none, errUnknownKey
 	}
 	payload, payloadErr := decodeCanonical(parts[1])
 	signature, signatureErr := decodeCanonical(parts[2])
 	if payloadErr != nil || signatureErr != nil {
-		return claims{}, errMalformed
+		return none, errMalformed
 	}
 	input := parts[0] + "." + parts[1]
 	if key.algorithm.verify(key.signer.Public(), input, signature) != nil {
-		return claims{}, errBadSignature
+		return none, errBadSignature
 	}
-	return decodeClaims(payload, want)
+	return decodeClaims[C](payload, want)
 }
 
 // decodeCanonical decodes base64url and refuses every spelling but one. Go's
@@ -306,30 +406,32 @@ func decodeCanonical(s string) ([]byte, error) {
 // what is expected. Encoding it again shows everything that this server does
 // not write: missing, unknown, duplicate and misspelt members, blanks, text
 // after the end, lone surrogates (RFC 7519 section 4, RFC 8725 section 2.4).
-func decodeClaims(payload []byte, want expected) (claims, error) {
-	var c claims
+func decodeClaims[C tokenClaims](payload []byte, want expected) (none C, err error) {
+	var c C
 	if json.Unmarshal(payload, &c) != nil {
-		return claims{}, errBadClaims
+		return none, errBadClaims
 	}
 	again, _ := json.Marshal(c) // texts and numbers only: cannot fail
-	if !bytes.Equal(again, payload) || c.Groups == nil {
-		return claims{}, errBadClaims
+	if !bytes.Equal(again, payload) {
+		return none, errBadClaims
 	}
 	// RFC 8725 sections 3.8 and 3.9: a token for somebody else.
-	if c.Issuer != want.issuer || !slices.Contains(c.Audience, want.audience) {
-		return claims{}, errBadClaims
+	issuer, aud, _, _ := c.limits()
+	if issuer != want.issuer || (want.audience != "" && !slices.Contains(aud, want.audience)) {
+		return none, errBadClaims
 	}
-	return c.validAt(want)
+	return validAt(c, want)
 }
 
 // validAt returns the claims if the clock allows it. A token has expired from
 // the very second of exp on (RFC 7519 section 4.1.4: "on or after").
-func (c claims) validAt(want expected) (claims, error) {
-	if time.Unix(c.IssuedAt, 0).After(want.now.Add(clockSkew)) {
-		return claims{}, errBadClaims
+func validAt[C tokenClaims](c C, want expected) (none C, err error) {
+	_, _, issuedAt, expiresAt := c.limits()
+	if time.Unix(issuedAt, 0).After(want.now.Add(clockSkew)) {
+		return none, errBadClaims
 	}
-	if want.now.Unix() >= c.ExpiresAt && !want.orExpired {
-		return claims{}, errExpired
+	if want.now.Unix() >= expiresAt && !want.orExpired {
+		return none, errExpired
 	}
 	return c, nil
 }

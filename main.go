@@ -1,15 +1,18 @@
-// Command pico-auth is a JWT login service in one flat package: registration,
-// login, refresh-token rotation, roles, groups, service tokens, administration
-// and a published key set, on SQLite, without configuration. It is not an OAuth
-// authorization server, has no login page and sends no mail.
+// Command pico-auth is a login service in one flat package: registration, login,
+// refresh-token rotation, roles, groups, service tokens, administration and a
+// published key set, on SQLite, without configuration. With clients in its
+// configuration it is an OpenID Provider too. It sends no mail.
 //
 // To read it, take the files in this order: rbac.go (users, and who may do
 // what), jwt.go (tokens), keys.go (signing keys), passwords.go (hashing and
-// throttling), db.go and accounts.go (storage), http.go (the way of a
-// request), handlers.go, admin.go, groups.go, servicetokens.go and oidc.go (the
-// endpoints), config.go, shell.go (the operator's commands) and main.go, which
-// puts them together. adopt.go takes over databases of the Python server. A
-// file uses only files that stand lower in the table of TestStructure_Rooms.
+// throttling), db.go, accounts.go and refresh.go (storage), http.go and body.go
+// (the way of a request), handlers.go, admin.go and oidc.go (the endpoints),
+// settings.go and config.go, shell.go (the operator's commands), routes.go (the
+// list of endpoints) and main.go, which puts them together. Rooms that can be
+// deleted are groups.go, servicetokens.go, mldsa.go, the provider (clients.go,
+// pages.go, authorize.go, logout.go, token.go) and adopt.go, which takes over
+// databases of the Python server. A file uses only files that stand lower in
+// the table of TestStructure_Rooms.
 package main
 
 import (
@@ -69,10 +72,11 @@ const usage = `pico-auth is a JWT login service.
   pico-auth config                     print the merged settings, secrets redacted
   pico-auth healthcheck                exit 0 if the running server can store changes
   pico-auth version
-  pico-auth user add|list|show|passwd|role|status|org|delete …   manage users
+  pico-auth user add|list|show|passwd|role|status|org|verify|delete …   manage users
   pico-auth group list|add|delete|join|leave …                   manage groups
   pico-auth service-token add|list|revoke …                      manage service tokens
   pico-auth key list|rotate|drop …     manage signing keys
+  pico-auth client secret NAME         make the secret of an OpenID client
 
 Settings come from application.yaml (or -config FILE) and from environment
 variables such as AUTH_ISSUER and SERVER_LISTEN; the README lists them.`
@@ -91,6 +95,7 @@ var commands = map[string]command{
 	"user role":   onUser(2, shellUserSet),
 	"user status": onUser(2, shellUserSet),
 	"user org":    onUser(2, shellUserSet),
+	"user verify": onUser(1, shellUserVerify),
 	"user delete": onUser(1, shellUserDelete),
 	"key list":    inShell(0, shellKeyList),
 	"key rotate":  inShell(0, shellKeyRotate),
@@ -105,6 +110,8 @@ var commands = map[string]command{
 	"service-token add":    inRoom(1, shellServiceTokenAdd),    // room: servicetokens
 	"service-token list":   inRoom(0, shellServiceTokenList),   // room: servicetokens
 	"service-token revoke": inRoom(1, shellServiceTokenRevoke), // room: servicetokens
+
+	"client secret": {1, runClientSecret}, // room: provider
 }
 
 // run does what the command line says. It returns when that is done, or after
@@ -208,10 +215,32 @@ func openServerApp(ctx context.Context, cfg *config, now func() time.Time, log *
 	if err = a.ensureKeys(ctx); err == nil {
 		err = a.ensureAdmin(ctx)
 	}
+	if err == nil {
+		err = a.checkClientNames()
+	}
 	if err != nil {
 		err = errors.Join(err, a.store.close())
 	}
 	return a, err
+}
+
+// checkClientNames refuses OpenID clients that are called like service tokens:
+// both are client_ids of the token endpoint.
+func (a *app) checkClientNames() error {
+	var clients []string
+	clients = a.cfg.clients.ids() // room: provider
+	for _, id := range clients {
+		taken, err := false, error(nil)
+		taken, err = a.store.serviceNameExists(id) // room: servicetokens
+		if err != nil {
+			return err
+		}
+		if taken {
+			return usageErrorf("oidc.clients.%s is called like a service token; rename the client, "+
+				"or revoke the token: pico-auth service-token revoke %[1]s", id)
+		}
+	}
+	return nil
 }
 
 // ensureKeys makes the first key if there is none, and warns of what a wrong
@@ -475,7 +504,8 @@ func (a *app) createAdmin(ctx context.Context) error {
 		status:       statusActive,
 		createdAt:    a.now().Unix(),
 	}
-	err = a.store.createUser(ctx, principal{}, admin, anyActor)
+	operator := principal{user: user{id: "configuration", role: superadmin}}
+	err = a.store.createUser(ctx, operator, admin, anyActor)
 	if errors.Is(err, errConflict) {
 		return nil // a second server started at the same time and was faster
 	}

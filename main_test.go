@@ -21,6 +21,9 @@ package main
 //	=== handlers.go, admin.go ===  every endpoint, races, administration
 //	=== groups.go ===             life, refusals, bounds, races
 //	=== servicetokens.go ===      life, refusals, throttle
+//	=== authorize.go, pages.go ===  who gets a code, forms, cookies, pages
+//	=== token.go ===              clients' tokens, logout, conformance, races
+//	=== clients.go ===            settings of clients, redirect URIs
 //	=== config.go ===             faults, sources, documents
 //	=== main.go, shell.go ===     start, stop, commands, durability
 //	=== structure ===             rooms and imports, README
@@ -54,6 +57,7 @@ import (
 	"go/token"
 	"go/types"
 	"hash"
+	"html"
 	"io"
 	"log/slog"
 	"maps"
@@ -63,6 +67,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -620,7 +625,7 @@ func jwtKeys() *keySet {
 
 // jwtSign makes a token of a key, which need not be the one that signs now.
 func jwtSign(key keysOne, c claims) string {
-	return must(signJWT(key.signingKey, key.header, c))
+	return must(signJWT(key.signingKey, key.headers[typLogin], c))
 }
 
 func newJWTForger(t *testing.T, algorithm string) *jwtForger {
@@ -659,7 +664,7 @@ func jwtClaims(want expected) claims {
 func (f *jwtForger) present(name, token string, err error) {
 	f.Helper()
 	f.Run(name, func(t *testing.T) {
-		c, got := f.keys.verify(token, f.want)
+		c, got := verifyToken[claims](f.keys, token, f.want)
 		want(t, "verify", got, err)
 		want(t, "claims with it", c.SessionID != "", err == nil)
 	})
@@ -1004,7 +1009,7 @@ func FuzzSignJWT(f *testing.F) {
 			if len(token) > maxTokenBytes {
 				t.Skip("no email is that long")
 			}
-			got, err := keys.verify(token, wanted)
+			got, err := verifyToken[claims](keys, token, wanted)
 			want(t, "verify", err, nil)
 			want(t, "email", got.Email, string([]rune(email)))
 			input := func(token string) string { return token[:strings.LastIndex(token, ".")] }
@@ -1031,7 +1036,7 @@ func FuzzVerifyJWT(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		c, err := verifyJWT(s, wanted, keys.byHeader)
+		c, err := verifyJWT[claims](s, wanted, keys.byHeader[typLogin])
 		want(t, "accepted", err == nil, slices.Contains(tokens, s))
 		want(t, "claims with it", c.SessionID != "", err == nil)
 	})
@@ -1245,14 +1250,14 @@ func (k keysTest) mustPublish(number, seconds int) {
 func (k keysTest) token(seconds int) string {
 	now := keysAt(seconds)
 	c := jwtClaims(expected{"i", "a", now, false})
-	return must(k.current().sign(now, c))
+	return must(signToken(k.current(), now, c))
 }
 
 // wantVerdict checks what a server says about such a token.
 func (k keysTest) wantVerdict(seconds int, token string, verdict error) {
 	k.Helper()
 	wanted := expected{"i", "a", keysAt(seconds), false}
-	_, err := k.current().verify(token, wanted)
+	_, err := verifyToken[claims](k.current(), token, wanted)
 	want(k, "verify", err, verdict)
 }
 
@@ -1761,13 +1766,14 @@ func TestKeys_Memory(t *testing.T) {
 	}
 	remembered := func() (n int) {
 		for i := range slots {
-			n += len(slots[i].Load().claims.SessionID)
+			c, _ := slots[i].Load().claims.(claims)
+			n += len(c.SessionID)
 		}
 		return n
 	}
 	late := expected{"i", "a", keysAt(900), true}
 	for i := range 2 {
-		c, err := k.current().verify(token, late)
+		c, err := verifyToken[claims](k.current(), token, late)
 		want(t, "expired, for logout", c.SessionID, "s1")
 		want(t, "expired, for logout", err, nil)
 		want(t, "remembered", remembered(), i*len(c.SessionID))
@@ -2383,7 +2389,7 @@ func TestDB_UnwritableStorage(t *testing.T) {
 				for _, err := range []error{login, refresh, s.healthy(now)} {
 					want(t, "what is stored fails", errors.Is(err, is), true)
 				}
-				_, err := s.authenticated(id, now)
+				_, err := s.authenticated(id, jsonLogin, now)
 				want(t, "a read", err, nil)
 			}
 			must(s.writer.exec(stop))
@@ -2676,15 +2682,16 @@ func TestAccounts_SessionsEnd(t *testing.T) {
 	// told, and how many of the user's two sessions are left.
 	check := func(outcome, promised string) {
 		t.Helper()
-		_, err := s.authenticated(id, now)
+		_, err := s.authenticated(id, jsonLogin, now)
 		left := len(must(s.sessionsOf(u.id, now)))
 		want(t, "outcome", fmt.Sprint(outcome, ", ", err, ", ", left), promised)
 		again()
 	}
 	again()
-	check(fmt.Sprint(s.endSession(ctx, id, u.id)), "true <nil>, no such session, 1")
-	check(fmt.Sprint(s.endSession(ctx, id, "somebody else")), "false <nil>, <nil>, 2")
-	check(fmt.Sprint(s.endSessions(ctx, u.id)), "2 <nil>, no such session, 0")
+	count := func(ended []session, err error) string { return fmt.Sprint(len(ended), err) }
+	check(count(s.endSession(ctx, id, u.id)), "1 <nil>, no such session, 1")
+	check(count(s.endSession(ctx, id, "somebody else")), "0 <nil>, <nil>, 2")
+	check(count(s.endSessions(ctx, u.id)), "2 <nil>, no such session, 0")
 	must(s.use(token, now)) // an older token
 	check(fmt.Sprint(s.endTokenSession(ctx, token)), u.id+id+"<nil>, no such session, 1")
 	edit := func(e userEdit, mark string) string {
@@ -2718,7 +2725,7 @@ func TestAccounts_ActorIsReadAgain(t *testing.T) {
 			c := columns(line)
 			u := s.user(newID(), superadmin)
 			id, _ := s.login(u, now)
-			by := must(s.authenticated(id, now))
+			by := must(s.authenticated(id, jsonLogin, now))
 			dbFile(s.path, c[2], u.id)
 			var asked role
 			err := s.changeBy(t.Context(), by, func(q *queries, actor user) error {
@@ -2782,8 +2789,8 @@ func TestAccounts_PurgeFollowsTheClockSlowly(t *testing.T) {
 	other := s.user("bob@example.com", viewer)
 	s.login(s.user("ada@example.com", viewer), start) // expires in an hour
 	dbFile(s.path, `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 1200)
-		INSERT INTO sessions SELECT hex(i), $1, x'00', NULL, NULL, 0, 0,
-			1000000000 - 7200 - i % 2, 0, '', '' FROM n`, other.id)
+		INSERT INTO sessions (id, user_id, token_hash, created_at, last_used_at, expires_at, ends_at, ip, user_agent)
+		SELECT hex(i), $1, x'00', 0, 0, 1000000000 - 7200 - i % 2, 0, '', '' FROM n`, other.id)
 	for _, line := range lines(`
 		0s        -2h0m0s   600  a new database
 		8760h     0s        600  the clock jumps ahead
@@ -2868,7 +2875,7 @@ func TestAdopt_EverybodyIsTakenOver(t *testing.T) {
 	defer db.Close()
 	users := must(queryRows(&queries{prepare: db.PrepareContext}, `SELECT 0, id, email, display_name,
 		CAST(password_hash AS BLOB), role, org_id, status,
-		unixepoch(created_at), coalesce(unixepoch(last_login_at), 0) FROM users`, nil, userTargets))
+		unixepoch(created_at), coalesce(unixepoch(last_login_at), 0), 0 FROM users`, nil, userTargets))
 	want(t, "users", len(users), 16)
 	for _, old := range users {
 		u := must(s.userByLogin(old.email))
@@ -3147,6 +3154,7 @@ func TestHTTP_Members(t *testing.T) {
 		PUT /users/{id}/status    {"status":"active"}
 		PUT /users/{id}/password  {"new_password":"q"}
 		PUT /users/{id}/org       {"org_id":"o"}
+		PUT /users/{id}/email-verified  {"email_verified":true}
 		POST /groups              {"name":"n","description?":"d","org_id?":"o"}
 		PUT /groups/{id}          {"name?":"n","description?":"d"}
 		POST /groups/{id}/members      {"user_id":"u"}
@@ -3181,7 +3189,8 @@ func TestHTTP_Members(t *testing.T) {
 	// A new endpoint that reads a body has to be added to the table.
 	for _, r := range ts.srv.routeTable() {
 		endpoint := strings.NewReplacer(auth, "", "/api/v1", "").Replace(r.pattern)
-		want(t, endpoint+" is in the table", covered[endpoint], r.pattern[0] == 'P')
+		reads := r.pattern[0] == 'P' && endpoint != r.pattern // others take forms
+		want(t, endpoint+" is in the table", covered[endpoint], reads)
 	}
 }
 
@@ -3352,7 +3361,7 @@ func TestHTTP_PathsAreExact(t *testing.T) {
 // refuse (RFC 9110 section 10.2.1).
 func TestHTTP_AllowIsTrue(t *testing.T) {
 	t.Parallel()
-	ts := newTestServer(t)
+	ts := newTestServer(t, providerClients)
 	for _, r := range ts.srv.routeTable() {
 		t.Run(r.pattern, func(t *testing.T) {
 			ts := ts.in(t)
@@ -3374,11 +3383,11 @@ func TestHTTP_AllowIsTrue(t *testing.T) {
 // TestHTTP_HeadIsGetWithoutBody (RFC 9110 section 9.3.2), for errors too.
 func TestHTTP_HeadIsGetWithoutBody(t *testing.T) {
 	t.Parallel()
-	ts := newTestServer(t)
+	ts := newTestServer(t, providerClients)
 	admin := ts.mustAdmin()
 	for _, path := range []string{
 		auth + "/me", auth + "/users", auth + "/users/nobody",
-		jwksPath, discoveryPath, healthPath, "/nowhere",
+		jwksPath, discoveryPath, oauthMetadataPath, healthPath, "/nowhere", authorizePath, logoutPath, userinfoPath,
 	} {
 		t.Run(path, func(t *testing.T) {
 			headers := func(a answer) string {
@@ -3401,7 +3410,7 @@ func TestHTTP_HeadIsGetWithoutBody(t *testing.T) {
 // wrong one and with one of each role.
 func TestHTTP_EveryRouteKeepsItsDoor(t *testing.T) {
 	t.Parallel()
-	ts := newTestServer(t)
+	ts := newTestServer(t, providerClients)
 	tokens := map[role]string{"nobody": "", "stranger": "garbage"}
 	challenges := map[string]string{ // RFC 6750 section 3
 		"token_missing": `Bearer`,
@@ -3417,8 +3426,8 @@ func TestHTTP_EveryRouteKeepsItsDoor(t *testing.T) {
 			method, path := httpEndpoint(r)
 			want(t, "it names a permission", r.need == denied, false)
 			for who, token := range tokens {
-				if path == auth+"/logout" { // or the session would end
-					token = ""
+				if path == auth+"/logout" || path == userinfoPath { // would end it; takes other tokens
+					continue
 				}
 				a := ts.do(method, path, token, nil)
 				switch {
@@ -3436,8 +3445,8 @@ func TestHTTP_EveryRouteKeepsItsDoor(t *testing.T) {
 					challenge)
 				want(t, "sniffing", a.header.Get("X-Content-Type-Options"),
 					"nosniff")
-				want(t, "policy", a.header.Get("Content-Security-Policy"),
-					"default-src 'none'")
+				policy, _, _ := strings.Cut(a.header.Get("Content-Security-Policy"), ";")
+				want(t, "policy", policy, "default-src 'none'")
 			}
 		})
 	}
@@ -3670,13 +3679,13 @@ func TestHTTP_DefaultPasswordStaysHome(t *testing.T) {
 // request says.
 func TestOIDC_Discovery(t *testing.T) {
 	t.Parallel()
-	const form = `{"issuer":%q,` +
-		`"token_endpoint":"%[2]s/api/v1/auth/login",` +
+	const form = `{"claims_supported":["sub","email","role","org_id","iss","aud","iat","exp","jti","sid","groups"],` +
+		`"id_token_signing_alg_values_supported":["RS256"],` +
+		`"issuer":%q,` +
 		`"jwks_uri":"%[2]s/api/v1/auth/jwks",` +
 		`"response_types_supported":["token"],` +
 		`"subject_types_supported":["public"],` +
-		`"id_token_signing_alg_values_supported":["RS256"],` +
-		`"claims_supported":["sub","email","role","org_id","iss","aud","iat","exp","jti","sid"],` +
+		`"token_endpoint":"%[2]s/api/v1/auth/login",` +
 		`"token_endpoint_auth_methods_supported":["none"]}`
 	for issuer, base := range map[string]string{
 		"http://localhost:8100":        "http://localhost:8100",
@@ -3699,8 +3708,9 @@ func TestOIDC_Discovery(t *testing.T) {
 // copy for all, so that copy allows every origin.
 func TestOIDC_DocumentsAreCacheable(t *testing.T) {
 	t.Parallel()
-	ts := newTestServer(t, func(c *config) { c.corsOrigins = []string{"https://app.example"} })
-	for _, path := range []string{jwksPath, discoveryPath} {
+	ts := newTestServer(t, providerClients,
+		func(c *config) { c.corsOrigins = []string{"https://app.example"} })
+	for _, path := range []string{jwksPath, discoveryPath, oauthMetadataPath} {
 		first := ts.wantOK(path, ts.do("GET", path, "", nil))
 		etag := first.header.Get("ETag")
 		want(t, "ETag is quoted", regexp.MustCompile(`^"[^"]+"$`).MatchString(etag),
@@ -3951,7 +3961,7 @@ func TestLogin_AnswersWithTokens(t *testing.T) {
 		"THEN", rfc3339(created), "NOW", rfc3339(now), "IAT", fmt.Sprint(now), "EXP", fmt.Sprint(now+900))
 	ts.wantAnswers(t, fill.Replace(`
 		ACCESS  GET /me  -  200  {"id":"ID",EMAIL,"display_name":"",ROLE,STATUS}`), "ACCESS", access,
-		"STATUS", fill.Replace(`"status":"active","created_at":"THEN","last_login_at":"NOW","groups":[]`))
+		"STATUS", fill.Replace(`"status":"active","created_at":"THEN","last_login_at":"NOW","email_verified":false,"groups":[]`))
 	for i, form := range []string{
 		`{"alg":"RS256","kid":"KEY","typ":"JWT"}`,
 		`{"sub":"ID",EMAIL,ROLE,"iss":"http://localhost:8100","aud":"pico-bot",` +
@@ -4413,6 +4423,7 @@ func TestUsers_AreAdministered(t *testing.T) {
 		ADMIN  PUT /users/ID/role     {"role":"viewer"}       200  {"id":"ID",EMAIL,"role":"viewer"}
 		ADMIN  PUT /users/ID/role     "superadmin"            200  {"id":"ID",EMAIL,"role":"superadmin"}
 		ADMIN  PUT /users/ID/org      {"org_id":"beta"}       200  {"id":"ID",EMAIL,"org_id":"beta"}
+		ADMIN  PUT /users/ID/email-verified  {"email_verified":false}  200  {"id":"ID",EMAIL,"email_verified":false}
 		ADMIN  PUT /users/ID/status   {"status":"suspended"}  200  {"id":"ID",EMAIL,"status":"suspended"}
 		ADMIN  GET /users?status=suspended  -                 200  {"users":[{"id":"ID",LISTED}],"total":1}
 		ADMIN  PUT /users/ID/status   {"status":"active"}     200  {"id":"ID",EMAIL,"status":"active"}
@@ -4422,7 +4433,7 @@ func TestUsers_AreAdministered(t *testing.T) {
 		"ADMIN", admin, "TWIN", `{"email":"ADA@example.com","password":"battery staple"}`,
 		"LISTED", fill(`NAME,"role":"superadmin","org_id":"beta","status":"suspended"`), "CREATED", fill(
 			`"role":"operator","org_id":"acme","status":"active","created_at":"NOW",`+
-				`"last_login_at":null,"groups":[]`))
+				`"last_login_at":null,"email_verified":true,"groups":[]`))
 }
 
 // handlersChanges are the changes of a user that every admin can ask for.
@@ -4616,7 +4627,7 @@ func TestUsers_ListsArePagedAndStreamed(t *testing.T) {
 		WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 2999)
 		SELECT i + 2, i, printf('U%04d@example.com', i), printf('u%04d@example.com', i),
 			printf('%200d', i), x'', iif(i % 2, 'operator', 'viewer'),
-			iif(i < 1500, 'acme', 'beta'), 'active', 0, NULL FROM n`)
+			iif(i < 1500, 'acme', 'beta'), 'active', 0, 0, 0 FROM n`)
 	admin := ts.mustAdmin()
 	list := func(query string) (answer, []string) {
 		a := ts.ask("GET /users?"+query, admin, nil)
@@ -4831,6 +4842,7 @@ func handlersStory(t *testing.T) (ts *testServer, names, secrets []string) {
 		NEWEST  POST /logout              {"all":true}                         200
 		ADMIN   PUT /users/ADA/role       "operator"                           200
 		ADMIN   PUT /users/ADA/org        {"org_id":"acme"}                    200
+		ADMIN   PUT /users/ADA/email-verified  {"email_verified":true}         200
 		ADMIN   PUT /users/ADA/status     {"status":"suspended"}               200
 		ADMIN   PUT /users/ADA/password   {"new_password":"password three"}    200
 		-       POST /login               RIGHT                                403 user_suspended
@@ -4892,6 +4904,7 @@ func TestEvents_AreNamed(t *testing.T) {
 		{"msg":"user.role_changed","user":"ADA","from":"viewer","to":"operator","actor":"BOSS"}
 		{"msg":"user.org_changed","user":"ADA","from":"default","to":"acme","actor":"BOSS"}
 		{"msg":"user.status_changed","user":"ADA","to":"suspended","actor":"BOSS"}
+		{"msg":"user.email_verified","user":"ADA","to":true,"actor":"BOSS"}
 		{"msg":"user.deleted","user":"ADA","actor":"BOSS"}
 		{"msg":"registration.changed","enabled":true,"actor":"BOSS"}
 		{"msg":"group.created","group":"GROUP","name":"team","org":"acme","actor":"BOSS"}
@@ -5200,7 +5213,7 @@ func TestGroups_OfAnySize(t *testing.T) {
 	const size = 2*deleteStep + 1
 	dbFile(ts.cfg.databasePath(), fmt.Sprintf(`INSERT INTO users
 		WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d)
-		SELECT i + 9, i, i, i, '', x'', 'viewer', 'default', 'active', 0, NULL FROM n;
+		SELECT i + 9, i, i, i, '', x'', 'viewer', 'default', 'active', 0, NULL, 0 FROM n;
 		INSERT INTO group_members SELECT seq, $1, id, 0 FROM users WHERE seq > 9`, size), group)
 	list := func(query string) (answer, int) {
 		a := ts.mustAsk("GET /groups/"+group+query, admin, nil)
@@ -5444,6 +5457,2641 @@ func TestShell_ServiceTokens(t *testing.T) {
 	want(t, "validation then", validate(token), `{"valid":false}`)
 }
 
+// === authorize.go, pages.go ===
+
+const (
+	verifier  = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk" // RFC 7636 appendix B
+	challenge = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
+	oddState  = "s t&a+te=%41/é\"<" // comes back as it went
+
+	adaEmail = "ada@example.com"
+	formType = "Content-Type: application/x-www-form-urlencoded"
+)
+
+// surfer is a browser that follows nothing by itself.
+type surfer struct {
+	*testServer
+	cookie string // name=value
+}
+
+// newProvider starts a server with clients and with ada and bob; the browser is
+// nobody's yet.
+func newProvider(t testing.TB, options ...func(*config)) (*testServer, *surfer) {
+	ts := newTestServer(t, append([]func(*config){providerClients}, options...)...)
+	ts.mustUser(adaEmail, viewer, defaultOrg)
+	ts.mustUser("bob@example.com", viewer, defaultOrg)
+	return ts, &surfer{testServer: ts}
+}
+
+// in is the browser in the hands of a subtest.
+func (b *surfer) in(t testing.TB) *surfer { return &surfer{b.testServer.in(t), b.cookie} }
+
+// do sends a request, with a form if there is one, and keeps the cookie.
+func (b *surfer) do(method, path string, form url.Values, headers ...string) answer {
+	b.Helper()
+	var body any
+	if form != nil {
+		body = form.Encode()
+		headers = append([]string{formType}, headers...)
+	}
+	if b.cookie != "" {
+		headers = append(headers, "Cookie: "+b.cookie)
+	}
+	a := b.testServer.do(method, path, "", body, headers...)
+	if set := a.header.Get("Set-Cookie"); set != "" {
+		b.cookie, _, _ = strings.Cut(set, ";")
+	}
+	return a
+}
+
+// changed is a query with some parameters replaced: "name=value", "name=-" for
+// without, "+name=value" for one more.
+func changed(query url.Values, changes ...string) url.Values {
+	for _, change := range changes {
+		name, value, _ := strings.Cut(change, "=")
+		switch more, again := strings.CutPrefix(name, "+"); {
+		case again:
+			query.Add(more, value)
+		case value == "-":
+			query.Del(name)
+		default:
+			query.Set(name, value)
+		}
+	}
+	return query
+}
+
+// authorizeURL is a request for a code that has everything.
+func authorizeURL(client, uri string, changes ...string) string {
+	return authorizePath + "?" + changed(url.Values{
+		"client_id":             {client},
+		"redirect_uri":          {uri},
+		"response_type":         {"code"},
+		"scope":                 {"openid email profile groups"},
+		"state":                 {oddState},
+		"nonce":                 {"n-1"},
+		"code_challenge":        {challenge},
+		"code_challenge_method": {"S256"},
+	}, changes...).Encode()
+}
+
+// authorize is what a client sends its user to.
+func (b *surfer) authorize(client string, changes ...string) answer {
+	b.Helper()
+	return b.do("GET", authorizeURL(client, providerURIs[client], changes...), nil)
+}
+
+// actionOf is where the form of a page goes.
+func actionOf(a answer) string {
+	m := regexp.MustCompile(`<form method="post" action="([^"]*)">`).FindStringSubmatch(a.body)
+	if m == nil {
+		return "/no-form"
+	}
+	return html.UnescapeString(m[1])
+}
+
+// kindOf names what an answer shows or does.
+func kindOf(a answer) string {
+	to := must(url.Parse(a.header.Get("Location")))
+	switch {
+	case a.status == 303 && to.Query().Has("code"):
+		return "code"
+	case a.status == 303 && to.Query().Has("error"):
+		return to.Query().Get("error")
+	case a.status == 303:
+		return a.header.Get("Location")
+	case strings.Contains(a.body, `name="password"`):
+		return "login page"
+	case strings.Contains(a.body, `value="yes"`):
+		return "continue page"
+	case strings.Contains(a.body, ">Log out</button>"):
+		return "logout page"
+	case strings.Contains(a.body, "You are logged out"):
+		return "signed out"
+	}
+	return fmt.Sprint(a.status)
+}
+
+// logIn fills in the form of a login page.
+func (b *surfer) logIn(page answer, email, password string, headers ...string) answer {
+	b.Helper()
+	return b.do("POST", actionOf(page), url.Values{"email": {email}, "password": {password}}, headers...)
+}
+
+// as logs somebody in by way of the wiki.
+func (b *surfer) as(email string) *surfer {
+	b.Helper()
+	got := kindOf(b.logIn(b.authorize("wiki", "prompt=login"), email, userPassword))
+	if got != "code" {
+		b.Fatalf("login of %s = %s; want a code", email, got)
+	}
+	return b
+}
+
+// back is the query with which a client gets its user back. It checks what
+// every such answer has.
+func (b *surfer) back(client string, a answer) url.Values {
+	b.Helper()
+	to, uri := a.header.Get("Location"), providerURIs[client]
+	separator := "?"
+	if strings.Contains(uri, "?") {
+		separator = "&"
+	}
+	rest, back := strings.CutPrefix(to, uri+separator)
+	query, err := url.ParseQuery(rest)
+	if a.status != 303 || !back || err != nil {
+		b.Fatalf("%d %s %q; want a redirect to %s", a.status, a.body, to, uri)
+	}
+	want(b, "iss", fmt.Sprint(query["iss"]), "["+b.cfg.issuer+"]")
+	return query
+}
+
+// mustCode is a code for a client; the browser must be logged in.
+func (b *surfer) mustCode(client string, changes ...string) string {
+	b.Helper()
+	a := b.authorize(client, changes...)
+	if page := kindOf(a); page == "continue page" {
+		form := url.Values{"answer": {"yes"}, "user": {b.userOfPage(a)}}
+		a = b.do("POST", actionOf(a), form)
+	}
+	code := b.back(client, a).Get("code")
+	if code == "" {
+		b.Fatalf("%d %s; want a code", a.status, a.header.Get("Location"))
+	}
+	return code
+}
+
+// userOfPage is the user whom a "Continue as" page names.
+func (b *surfer) userOfPage(a answer) string {
+	m := regexp.MustCompile(`name="user" value="(\w+)"`).FindStringSubmatch(a.body)
+	if m == nil {
+		b.Fatalf("%d %s; want a page that names a user", a.status, a.body)
+	}
+	return m[1]
+}
+
+// sessions counts rows.
+func (ts *testServer) rowsOf(condition string) (id string) {
+	mustOK(ts.store.reads.get(`SELECT id FROM sessions WHERE `+condition, nil, &id))
+	return id
+}
+
+func (ts *testServer) rows(condition string) (n int64) {
+	mustOK(ts.store.reads.get(`SELECT count(*) FROM sessions WHERE `+condition, nil, &n))
+	return n
+}
+
+// TestAuthorize_FaultsByPlace: until client and redirect URI are proven people
+// see a page that says nothing of the request, and the log names the setting to
+// change. Afterwards the client hears what is wrong, with state and issuer.
+func TestAuthorize_FaultsByPlace(t *testing.T) {
+	t.Parallel()
+	_, nobody := newProvider(t)
+	ada := (&surfer{testServer: nobody.testServer}).as(adaEmail)
+	const page = "400"
+	for _, line := range lines(`
+		nobody  app    client_id=-                        400  client_id  is not in oidc.clients
+		nobody  app    client_id=evil<i>                  400  client_id evil<i> is not in oidc.clients
+		nobody  app    client_id=#browser                 400  client_id #browser is not in oidc.clients
+		nobody  app    +client_id=app                     400  client_id app app is not in oidc.clients
+		nobody  app  redirect_uri=-  400  redirect_uri  is not in oidc.clients.app.redirect_uris
+		nobody  app  redirect_uri=https://evil.example/<i>  400  redirect_uri https://evil.example/<i> is not in
+		nobody  app    +redirect_uri=https://app.example/cb  400  is not in oidc.clients.app.redirect_uris
+		nobody  app  redirect_uri=https://evil.example/,request=x  400  not in oidc.clients.app.redirect_uris
+		nobody  app  redirect_uri=https://wiki.example/cb?x=1,prompt=none  400  oidc.clients.app.redirect_uris
+		nobody  app    +scope=email                       invalid_request
+		nobody  app    +nonce=n                           invalid_request
+		nobody  app    +unknown=1,+unknown=2              invalid_request
+		nobody  app    response_type=-                    invalid_request
+		nobody  app    max_age=x                          invalid_request
+		nobody  app    max_age=-1                         invalid_request
+		nobody  app    max_age=1.5                        invalid_request
+		nobody  app    max_age=99999999999999999999       invalid_request
+		nobody  app    prompt=none login                  invalid_request
+		nobody  app    code_challenge=-                   invalid_request  oidc.clients.app.pkce is required
+		nobody  app  code_challenge=-,code_challenge_method=-  invalid_request  app.pkce is required
+		nobody  spa  code_challenge=-,code_challenge_method=-  invalid_request  spa.pkce is required
+		nobody  wiki   code_challenge=-                   invalid_request
+		nobody  app    code_challenge_method=-            invalid_request
+		nobody  app    code_challenge_method=plain        invalid_request
+		nobody  wiki   code_challenge_method=plain        invalid_request
+		nobody  app    code_challenge_method=s256         invalid_request
+		nobody  app    code_challenge=short               invalid_request
+		nobody  app    code_challenge=E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw/cM  invalid_request
+		nobody  app    response_type=token                unsupported_response_type
+		nobody  app    response_type=id_token             unsupported_response_type
+		nobody  app    response_type=code id_token        unsupported_response_type
+		nobody  app    request=                           request_not_supported
+		nobody  app    request=eyJ,response_type=-        request_not_supported
+		nobody  app    request_uri=https://evil.example/  request_uri_not_supported
+		nobody  app  resource=https://evil.example/  invalid_target  app.audience has no https://evil.example/
+		nobody  mcp    resource=https://mcp.example/      invalid_target  oidc.clients.mcp.audience has no
+		nobody  app    prompt=none                        login_required
+		ada     app    prompt=none,max_age=0              login_required
+		ada     app    prompt=none,id_token_hint=x        login_required
+		ada     cli    prompt=none                        interaction_required
+		ada     asking  prompt=none                       interaction_required
+		ada  staff  -  access_denied  the user is in none of oidc.clients.staff.groups
+		ada     staff  prompt=none                        access_denied
+		ada     wiki   code_challenge=-,code_challenge_method=-  code
+		ada     wiki   -                                  code
+		ada     wiki   response_mode=form_post,display=page,ui_locales=de,claims={},unknown=1  code
+		ada     wiki   scope=-                            code
+		ada     mcp    resource=https://mcp.example/mcp/  code`) {
+		t.Run(line, func(t *testing.T) {
+			c := columns(line)
+			b := map[string]*surfer{"nobody": nobody, "ada": ada}[c[0]].in(t)
+			changes := []string{"x=-"}
+			if c[2] != "" {
+				changes = strings.Split(c[2], ",")
+			}
+			a := b.authorize(c[1], changes...)
+			want(t, "outcome", kindOf(a), c[3])
+			if len(c) > 4 {
+				wantText(t, "log", b.logs.String(), c[4])
+			}
+			if c[3] == page {
+				want(t, "Location", a.header.Get("Location"), "")
+				want(t, "the request is in the page", strings.Contains(a.body, "evil"), false)
+				wantText(t, "page", a.body, "request "+a.header.Get("X-Request-Id"), `role="alert"`)
+				return
+			}
+			query := b.back(c[1], a)
+			want(t, "state", query.Get("state"), oddState)
+			query.Del("state")
+			query.Del("iss")
+			if c[3] == "code" {
+				want(t, "members", len(query), 1)
+				return
+			}
+			want(t, "description",
+				regexp.MustCompile(`^[ -~]+$`).MatchString(query.Get("error_description")), true)
+			want(t, "characters of RFC 6749", strings.ContainsAny(query.Get("error_description"), `"\`),
+				false)
+			want(t, "members", len(query), 2)
+		})
+	}
+}
+
+// TestAuthorize_StateAndNonce come back byte for byte, and not at all when they
+// were not sent.
+func TestAuthorize_StateAndNonce(t *testing.T) {
+	t.Parallel()
+	_, b := newProvider(t)
+	b.as(adaEmail)
+	for _, text := range []string{
+		"-", "x", strings.Repeat("0123456789abcdef",
+			8), `{"a":"b c"}`, "é😀", "+ %20&=#?/\\\"'<>", strings.Repeat("s", 2000),
+	} {
+		t.Run(fmt.Sprintf("%.20s", text), func(t *testing.T) {
+			b, sent := b.in(t), strings.Trim(text, "-")
+			query := b.back("app", b.authorize("app", "state="+text, "nonce="+text))
+			want(t, "state", query.Get("state"), sent)
+			want(t, "there is a state", query.Has("state"), sent != "")
+			tokens := b.wantOK("token", b.redeem("app", query.Get("code")))
+			nonce, sentBack := claimsOf(tokens.text("id_token"))["nonce"]
+			want(t, "there is a nonce", sentBack, sent != "")
+			if sentBack {
+				want(t, "nonce", nonce, any(sent))
+			}
+			fault := b.back("app", b.authorize("app", "state="+text, "response_type=x"))
+			want(t, "state of an error", fault.Get("state"), sent)
+			want(t, "an error has a state", fault.Has("state"), sent != "")
+		})
+	}
+}
+
+// TestAuthorize_WhoIsAskedWhat: one login serves every client, unless the
+// client wants the password again, expects somebody else, or the user must be
+// asked. The columns are seconds since the login, the client, the change, and
+// what is shown.
+func TestAuthorize_WhoIsAskedWhat(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	want(t, "nobody", kindOf(b.authorize("app")), "login page")
+	bob := (&surfer{testServer: ts}).as("bob@example.com")
+	bobs := ts.wantOK("token", bob.redeem("app", bob.mustCode("app"))).text("id_token")
+	b.as(adaEmail)
+	adas := ts.wantOK("token", b.redeem("app", b.mustCode("app"))).text("id_token")
+	last := 0
+	for _, line := range lines(`
+		0      app   -                    code
+		0      app   prompt=none          code
+		0      app   prompt=login         login page
+		0      app   prompt=login consent  login page
+		0      app   prompt=consent       continue page
+		0      app   prompt=select_account  continue page
+		0      app   prompt=create        code
+		0      app   max_age=0            login page
+		0      app   max_age=             code
+		0      app   id_token_hint=ADAS   code
+		0      app   id_token_hint=ADAS,prompt=none  code
+		0      app   id_token_hint=BOBS   login page
+		0      app   id_token_hint=BOBS,prompt=none  login_required
+		0      app   id_token_hint=garbage  login page
+		0      cli   -                    continue page
+		0      cli   redirect_uri=com.example.cli:/cb  continue page
+		0      spa   -                    code
+		0      asking  -                  continue page
+		1      app   max_age=1            code
+		2      app   max_age=1            login page
+		2      app   max_age=1,prompt=none  login_required
+		7200   app   id_token_hint=ADAS   code
+		45000  app   -                    code
+		88199  app   -                    code
+		131400  app  -                    login page`) {
+		c := columns(line)
+		at := must(time.ParseDuration(c[0] + "s"))
+		ts.clock.advance(at - time.Duration(last)*time.Second)
+		last = int(at / time.Second)
+		change := strings.NewReplacer("ADAS", adas, "BOBS", bobs).Replace(c[2])
+		want(t, line, kindOf(b.authorize(c[1], strings.Split(change+",x=-", ",")...)), c[3])
+	}
+}
+
+// TestAuthorize_SessionsEnd: the browser's session lives for 12 hours after
+// its last use, and 30 days in all.
+func TestAuthorize_SessionsEnd(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	b.as(adaEmail)
+	for range 60 {
+		ts.clock.advance(12*time.Hour - time.Second)
+		want(t, "used in time", kindOf(b.authorize("app")), "code")
+	}
+	ts.clock.advance(59 * time.Second)
+	want(t, "a second before 30 days", kindOf(b.authorize("app")), "code")
+	ts.clock.advance(time.Second)
+	want(t, "after 30 days", kindOf(b.authorize("cli")), "login page")
+	b.as(adaEmail)
+	ts.clock.advance(12 * time.Hour)
+	want(t, "12 hours unused", kindOf(b.authorize("app")), "login page")
+}
+
+// TestAuthorize_ContinueAs: the answer counts for the user whom the page named
+// and under the same rules as the request. Nothing is given before it.
+func TestAuthorize_ContinueAs(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	b.as(adaEmail)
+	page := b.authorize("cli")
+	wantText(t, "page", page.body, "Continue as "+adaEmail, "Continue to cli?", "<strong>127.0.0.1</strong>",
+		"Log in as somebody else", "localhost:8100")
+	other := regexp.MustCompile(`<a href="([^"]*)">`).FindStringSubmatch(page.body)
+	want(t, "somebody else", kindOf(b.do("GET", html.UnescapeString(other[1]), nil)), "login page")
+	wantText(t, "page for an app", b.authorize("cli", "redirect_uri=com.example.cli:/cb").body,
+		"<strong>com.example.cli:</strong>")
+	ada := b.userOfPage(page)
+	answer := func(b *surfer, page answer, changes ...string) string {
+		form := changed(url.Values{"answer": {"yes"}, "user": {ada}}, changes...)
+		return kindOf(b.do("POST", actionOf(page), form))
+	}
+	want(t, "codes before an answer", ts.rows(`client_id = 'cli'`), 0)
+	want(t, "yes", answer(b, page), "code")
+	want(t, "yes to the consent that was asked for", answer(b, b.authorize("app", "prompt=consent")), "code")
+	want(t, "no", answer(b, page, "answer=no"), "access_denied")
+	want(t, "neither", answer(b, page, "answer=-"), "access_denied")
+	want(t, "for nobody in particular", answer(b, page, "user=-"), "continue page")
+	want(t, "nobody logged in", answer(&surfer{testServer: ts}, page), "login page")
+	bob := (&surfer{testServer: ts}).as("bob@example.com")
+	want(t, "somebody else logged in since", answer(bob, page), "continue page")
+	want(t, "a page with another redirect URI",
+		answer(b, pageWith(page, "127.0.0.1", "evil.example")), "400")
+	stale := b.authorize("cli", "max_age=60")
+	ts.clock.advance(61 * time.Second)
+	want(t, "yes, but the login is too old by now", answer(b, stale), "login page")
+	want(t, "yes, where a login was asked for",
+		answer(b, pageWith(page, "client_id", "prompt=login&amp;client_id")), "login page")
+	want(t, "codes of the client", ts.rows(`client_id = 'cli'`), 1)
+}
+
+// pageWith is a page that somebody changed.
+func pageWith(a answer, old, new string) answer {
+	a.body = strings.Replace(a.body, old, new, -1)
+	return a
+}
+
+// TestAuthorize_FormsAreOurs: forms count only if our own pages sent them.
+// Otherwise another site could log its visitors in as somebody it chose. A
+// proxy may rewrite Host; browsers without Sec-Fetch-Site send Origin.
+func TestAuthorize_FormsAreOurs(t *testing.T) {
+	t.Parallel()
+	_, b := newProvider(t, func(c *config) { c.issuer = "https://id.example" })
+	login, _ := b.authorize("app"), b.cookie
+	b.as(adaEmail)
+	ask, out := b.authorize("cli"), b.do("GET", logoutPath, nil)
+	for _, line := range lines(`
+		yes  Accept: text/html
+		yes  Sec-Fetch-Site: same-origin
+		yes  Sec-Fetch-Site: none
+		no   Sec-Fetch-Site: same-site
+		no   Sec-Fetch-Site: cross-site
+		yes  Origin: https://id.example
+		yes  Origin: https://id.example | Sec-Fetch-Site: cross-site
+		yes  Origin: https://id.example | Host: internal:8100
+		no   Origin: https://evil.example
+		no   Origin: https://evil.example | Host: internal:8100
+		no   Origin: https://id.example.evil.example
+		no   Origin: http://id.example
+		no   Origin: null
+		no   Origin: https://app.example | Sec-Fetch-Site: cross-site`) {
+		for name, form := range map[string]url.Values{
+			"login":    {"email": {adaEmail}, "password": {userPassword}},
+			"continue": {"answer": {"yes"}, "user": {b.userOfPage(ask)}},
+			"logout":   {},
+		} {
+			t.Run(name+" "+line, func(t *testing.T) {
+				b, c := b.in(t), columns(line)
+				page := map[string]answer{"login": login, "continue": ask, "logout": out}[name]
+				if name != "continue" { // which would end the session
+					b.cookie = ""
+				}
+				a := b.do("POST", actionOf(page), form, strings.Split(c[1], " | ")...)
+				if c[0] == "yes" {
+					want(t, "accepted", a.status == 303 || kindOf(a) == "signed out", true)
+					return
+				}
+				want(t, "status", a.status, 403)
+				want(t, "cookie", a.header.Get("Set-Cookie"), "")
+				wantText(t, "page", a.body, "sent from another site")
+			})
+		}
+	}
+	a := b.do("POST", authorizePath, url.Values{"client_id": {"app"}},
+		"Origin: https://app.example", "Sec-Fetch-Site: cross-site")
+	want(t, "a client posts to authorize", a.status, 303)
+	a = b.do("POST", logoutPath, url.Values{"state": {"x"}}, "Origin: https://app.example")
+	want(t, "a client posts to logout", a.status, 303)
+}
+
+// TestAuthorize_Cookie: the cookie follows the scheme of the issuer, ends with
+// the browser, and opens nothing but the pages.
+func TestAuthorize_Cookie(t *testing.T) {
+	t.Parallel()
+	for issuer, pattern := range map[string]string{
+		"http://localhost:8100":   `^pico=([\w.-]+); Path=/; HttpOnly; SameSite=Lax$`,
+		"https://id.example":      `^__Host-pico=([\w.-]+); Path=/; HttpOnly; Secure; SameSite=Lax$`,
+		"HTTPS://id.example/base": `^__Host-pico=([\w.-]+); Path=/; HttpOnly; Secure; SameSite=Lax$`,
+	} {
+		t.Run(issuer, func(t *testing.T) {
+			ts, b := newProvider(t, func(c *config) { c.issuer = issuer })
+			page := b.authorize("app")
+			want(t, "cookie before the login", page.header.Get("Set-Cookie"), "")
+			wantText(t, "action", actionOf(page), ts.cfg.basePath()+loginFormPath+"?")
+			action := strings.TrimPrefix(actionOf(page), ts.cfg.basePath())
+			a := b.do("POST", action, url.Values{"email": {adaEmail}, "password": {userPassword}})
+			m := regexp.MustCompile(pattern).FindStringSubmatch(a.header.Get("Set-Cookie"))
+			if m == nil {
+				t.Fatalf("Set-Cookie: %s", a.header.Get("Set-Cookie"))
+			}
+			ts = ts.in(t)
+			ts.wantProblem("as refresh token", ts.refresh(m[1]), 401, "invalid_token")
+			ts.wantProblem("as bearer", ts.ask("GET /me", m[1], nil), 401, "invalid_token")
+			ts.mustAsk("POST /logout", "", object{"refresh_token": m[1]})
+			want(t, "as refresh token of a client", ts.post(tokenPath, "app",
+				"grant_type=refresh_token", "refresh_token="+m[1]).text("error"), "invalid_grant")
+			want(t, "revoked", ts.post(revokePath, "app", "token="+m[1]).status, 200)
+			want(t, "it lives", kindOf(b.authorize("app")), "code")
+			out := b.do("POST", logoutConfirmPath, url.Values{})
+			wantText(t, "cookie of a logout", out.header.Get("Set-Cookie"), "=; Path=/; Max-Age=0; HttpOnly")
+		})
+	}
+	_, b := newProvider(t)
+	_, refresh := b.mustLogin(adaEmail, userPassword)
+	for _, cookie := range []string{"x", "x.y", refresh, strings.Repeat("a", 5000)} {
+		b.cookie = "pico=" + cookie
+		want(t, "somebody by the cookie "+cookie, kindOf(b.authorize("cli")), "login page")
+	}
+}
+
+// TestAuthorize_EveryLoginIsANewSession: nobody can plant a cookie and wait for
+// a login. What clients of the same user have goes on, that of another ends.
+func TestAuthorize_EveryLoginIsANewSession(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	before := b.as(adaEmail).cookie
+	online := ts.wantOK("token", b.redeem("app", b.mustCode("app")))
+	offline := ts.wantOK("token", b.redeem("app", b.mustCode("app", "scope=openid offline_access")))
+	b.as(adaEmail)
+	want(t, "the same cookie", b.cookie == before, false)
+	want(t, "the old cookie", kindOf((&surfer{ts, before}).authorize("app")), "login page")
+	online = ts.wantOK("refresh", ts.refreshAs("app", online.text("refresh_token")))
+	b.as(adaEmail)
+	online = ts.wantOK("refresh", ts.refreshAs("app", online.text("refresh_token")))
+	before = b.cookie
+	b.as("bob@example.com")
+	want(t, "the old cookie", kindOf((&surfer{ts, before}).authorize("app")), "login page")
+	want(t, "after bob", ts.refreshAs("app", online.text("refresh_token")).text("error"), "invalid_grant")
+	ts.wantOK("offline after bob", ts.refreshAs("app", offline.text("refresh_token")))
+	failed := b.logIn(b.authorize("app", "prompt=login"), adaEmail, "wrong")
+	want(t, "a failed login", failed.header.Get("Set-Cookie"), "")
+	wantText(t, "who is logged in", b.authorize("app", "prompt=consent").body, "Continue as bob@")
+}
+
+// TestAuthorize_LoginPageRefuses by the rules of the JSON login, keeps the
+// email, and says when to come back.
+func TestAuthorize_LoginPageRefuses(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t, handlersJSONLog, func(c *config) {
+		c.throttle.pairFailures = 3
+		c.adminPassword = defaultAdminPassword
+	})
+	ts.mustUser("shut@example.com", viewer, defaultOrg)
+	dbFile(ts.cfg.databasePath(), `UPDATE users SET status = 'suspended' WHERE email LIKE 'shut%'`)
+	page := b.authorize("app", "login_hint=Ada@Example.com")
+	wantText(t, "page", page.body, `value="Ada@Example.com"`, "<strong>The App</strong>",
+		"<title>Log in</title>",
+		`autocomplete="username"`, `autocomplete="current-password"`, `<html lang="en">`, `<label for="email">`,
+		`<label for="password">`, "localhost:8100")
+	for _, line := range lines(`
+		nobody@example.com  wrong            401  -                          Invalid
+		shut@example.com    wrong            401  -                          Invalid
+		shut@example.com    battery staple   403  -                          suspended
+		ada@example.com     -                401  -                          Invalid
+		ada@example.com     wrong            401  -                          Invalid
+		ada@example.com     wrong            401  -                          Invalid
+		ada@example.com  battery staple  429  900  Please try again in 15 minutes.`) {
+		c := columns(line)
+		a := b.logIn(page, c[0], c[1])
+		want(t, line, handlersOutcome(a), c[2]+" ["+c[3]+"]")
+		wantText(t, line, a.body, `value="`+c[0]+`"`, `role="alert"`, c[4], actionOf(page)[:20])
+		want(t, "cookie", a.header.Get("Set-Cookie"), "")
+	}
+	a := b.logIn(page, adminEmail, defaultAdminPassword, "Host: public.example")
+	want(t, "default password from elsewhere", a.status, 403)
+	want(t, "failures in the log", ts.logged(object{"msg": "login.failed"}), 7)
+	want(t, "and throttled", ts.logged(object{"msg": "login.throttled"}), 1)
+	must(ts.store.writer.exec(`PRAGMA query_only = 1`))
+	a = b.logIn(page, "bob@example.com", userPassword)
+	want(t, "disk full", handlersOutcome(a), "503 [5]")
+	want(t, "its page", kindOf(a), "login page")
+}
+
+// TestAuthorize_DiskTakesNoWrites: the client hears it where no form of ours
+// was sent.
+func TestAuthorize_DiskTakesNoWrites(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	b.as(adaEmail)
+	must(ts.store.writer.exec(`PRAGMA query_only = 1`))
+	want(t, "authorize", kindOf(b.authorize("app")), "temporarily_unavailable")
+	must(ts.store.writer.exec(`PRAGMA query_only = 0`))
+	want(t, "afterwards", kindOf(b.authorize("app")), "code")
+}
+
+// TestAuthorize_PagesAreClosed: no page can be framed, cached, scripted or
+// made to hold what a request says as anything but text.
+func TestAuthorize_PagesAreClosed(t *testing.T) {
+	t.Parallel()
+	_, b := newProvider(t)
+	const markup = `"><script>alert(1)</script><b x='`
+	login := b.authorize("app", "login_hint="+markup, "state="+markup, "error="+markup)
+	wrong := b.logIn(login, markup, markup)
+	b.as(adaEmail)
+	form := url.Values{"email": {adaEmail}, "password": {userPassword}}
+	for name, a := range map[string]answer{
+		"login":          login,
+		"wrong":          wrong,
+		"unknown client": b.authorize("app", "client_id="+markup),
+		"unknown URI":    b.authorize("app", "redirect_uri="+markup),
+		"continue":       b.authorize("cli", "state="+markup, "login_hint="+markup),
+		"logout":         b.do("GET", logoutPath+"?state="+url.QueryEscape(markup), nil),
+		"cross origin":   b.do("POST", actionOf(login), form, "Origin: null"),
+		"no form":        b.do("POST", actionOf(login), nil),
+		"odd form":       b.do("POST", logoutPath, url.Values{"a": {"1", "2"}}),
+		"signed out":     b.in(t).do("POST", logoutConfirmPath, url.Values{}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, header := range lines(`
+				Content-Type: text/html; charset=utf-8
+				Cache-Control: no-store
+				Referrer-Policy: same-origin
+				X-Frame-Options: DENY
+				X-Content-Type-Options: nosniff
+				Access-Control-Allow-Origin:`) {
+				name, value, _ := strings.Cut(header, ":")
+				want(t, name, a.header.Get(name), strings.TrimSpace(value))
+			}
+			policy := regexp.MustCompile(`^default-src 'none'; style-src 'sha256-[\w+/]{43}='; img-src data:; ` +
+				`base-uri 'none'; frame-ancestors 'none'$`)
+			want(t, "policy", policy.MatchString(a.header.Get("Content-Security-Policy")), true)
+			want(t, "length", a.header.Get("Content-Length"), fmt.Sprint(len(a.body)))
+			for _, odd := range []string{"<script", "<b ", "javascript:", "http:", "https:", "ZgotmplZ",
+				" style="} {
+				want(t, "the page has "+odd, strings.Contains(a.body, odd), false)
+			}
+		})
+	}
+}
+
+// TestAuthorize_PostBecomesGet: a client may post its request. The cookie is
+// not sent along then, so the browser asks again.
+func TestAuthorize_PostBecomesGet(t *testing.T) {
+	t.Parallel()
+	for _, base := range []string{"", "/base"} {
+		_, b := newProvider(t, func(c *config) { c.issuer = "http://localhost:8100" + base })
+		_, query, _ := strings.Cut(authorizeURL("app", providerURIs["app"]), "?")
+		form := must(url.ParseQuery(query))
+		a := b.do("POST", authorizePath, form)
+		want(t, "answer", fmt.Sprint(a.status, a.header.Get("Location")), "303"+base+authorizePath+"?"+query)
+		form.Set("state", strings.Repeat("s", 8<<10-len(form.Encode())-len(oddState)))
+		form.Set("state", form.Get("state")+strings.Repeat("s", 8<<10-len(form.Encode())))
+		want(t, "8 KiB", b.do("POST", authorizePath, form).status, 303)
+		form.Set("state", form.Get("state")+"s")
+		a = b.do("POST", authorizePath, form)
+		want(t, "8 KiB and a byte", kindOf(a), "400")
+		wantText(t, "page", a.body, "the form is too large")
+		a = b.testServer.do("POST", authorizePath, "", object{"client_id": "app"})
+		want(t, "JSON", kindOf(a), "400")
+	}
+}
+
+// TestAuthorize_StoresOnlyCodes: nobody who is not logged in makes the server
+// store anything.
+func TestAuthorize_StoresOnlyCodes(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	b.authorize("app")
+	b.authorize("app", "prompt=none")
+	b.authorize("app", "client_id=x")
+	b.logIn(b.authorize("app"), adaEmail, "wrong")
+	b.do("POST", actionOf(b.authorize("app")), url.Values{"email": {"x"}})
+	b.do("GET", logoutPath, nil)
+	b.do("POST", logoutConfirmPath, url.Values{})
+	want(t, "rows", ts.rows(`1 = 1`), 0)
+	b.as(adaEmail)
+	b.authorize("cli")
+	b.authorize("staff")
+	want(t, "rows of a login with one code", ts.rows(`1 = 1`), 2)
+}
+
+// TestAuthorize_CodesAreCapped: five codes of a user and client wait at most,
+// and the sixth pushes out the first. Sessions stay.
+func TestAuthorize_CodesAreCapped(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	b.as(adaEmail)
+	token := ts.wantOK("token", b.redeem("app", b.mustCode("app"))).text("refresh_token")
+	var codes []string
+	for range 8 {
+		codes = append(codes, b.mustCode("app"))
+		ts.clock.advance(time.Second)
+	}
+	want(t, "codes", ts.rows(`client_id = 'app' AND redirect_uri IS NOT NULL`), 5)
+	want(t, "codes of others", ts.rows(`client_id = 'wiki' AND redirect_uri IS NOT NULL`), 1)
+	token = ts.wantOK("refresh", ts.refreshAs("app", token)).text("refresh_token")
+	ts.clock.advance(time.Second) // or it would expire together with those below
+	for i, code := range codes {
+		want(t, fmt.Sprint("code ", i), b.redeem("app", code).status == 200, i >= 3)
+	}
+	for range 19 {
+		want(t, "login", b.redeem("app", b.mustCode("app")).status, 200)
+		ts.clock.advance(time.Second)
+	}
+	want(t, "sessions of the client", ts.rows(`client_id = 'app'`), 20)
+	want(t, "the oldest", ts.refreshAs("app", token).text("error"), "invalid_grant")
+	want(t, "the browser", kindOf(b.authorize("app", "prompt=none")), "code")
+}
+
+// FuzzAuthorize: no query makes the server fail, or send anybody to a URI that
+// is not registered.
+func FuzzAuthorize(f *testing.F) {
+	_, b := newProvider(f, unthrottled)
+	b.as(adaEmail)
+	var uris []string
+	for client, uri := range providerURIs {
+		_, query, _ := strings.Cut(authorizeURL(client, uri), "?")
+		f.Add(query)
+		uris = append(uris, uri)
+	}
+	uris = append(uris, "https://app.example/other", "http://[::1]/cb", "http://localhost:5/cb",
+		"com.example.cli:/cb")
+	for _, query := range []string{"", "client_id=app", "%zz;=&client_id=app&&",
+		"client_id=cli&redirect_uri=http://127.0.0.1:9/cb"} {
+		f.Add(query)
+	}
+	f.Fuzz(func(t *testing.T, query string) {
+		r, err := http.NewRequest("GET", b.url+authorizePath+"?"+query, nil)
+		if err != nil {
+			t.Skip(err)
+		}
+		a := b.in(t).do("GET", authorizePath+"?"+r.URL.RawQuery, nil)
+		to, known := a.header.Get("Location"), false
+		for _, uri := range uris {
+			known = known || strings.HasPrefix(to, uri+"?") || strings.HasPrefix(to, uri+"&")
+		}
+		known = known || regexp.MustCompile(`^http://(127\.0\.0\.1|\[::1\]):\d{1,5}/cb\?`).MatchString(to)
+		if a.status >= 500 || (a.status == 303) != known || (to != "") != known {
+			t.Errorf("%q: %d %q", query, a.status, to)
+		}
+	})
+}
+
+// === token.go ===
+
+// basic are credentials as RFC 6749 section 2.3.1 encodes them.
+func basic(id, secret string) string {
+	r := must(http.NewRequest("GET", "/", nil))
+	r.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(secret))
+	return "Authorization: " + r.Header.Get("Authorization")
+}
+
+// post sends a form as a client.
+func (ts *testServer) post(path, client string, pairs ...string) answer {
+	ts.Helper()
+	form, headers := url.Values{}, []string{formType}
+	for _, pair := range pairs {
+		name, value, _ := strings.Cut(pair, "=")
+		form.Add(name, value)
+	}
+	if secret := providerSecrets[client]; secret != "" {
+		headers = append(headers, basic(client, secret))
+	} else if client != "" {
+		form.Set("client_id", client)
+	}
+	return ts.do("POST", path, "", form.Encode(), headers...)
+}
+
+// redeem exchanges a code as the client does; changes are those of changed.
+func (ts *testServer) redeem(client, code string, changes ...string) answer {
+	ts.Helper()
+	form := changed(url.Values{
+		"grant_type":    {"authorization_code"},
+		"code":          {code},
+		"redirect_uri":  {providerURIs[client]},
+		"code_verifier": {verifier},
+	}, changes...)
+	var pairs []string
+	for name, values := range form {
+		for _, value := range values {
+			pairs = append(pairs, name+"="+value)
+		}
+	}
+	return ts.post(tokenPath, client, pairs...)
+}
+
+func (ts *testServer) refreshAs(client, token string, pairs ...string) answer {
+	ts.Helper()
+	return ts.post(tokenPath, client, append(pairs, "grant_type=refresh_token", "refresh_token="+token)...)
+}
+
+// TestToken_WrongUsesChangeNothing: a code is worth nothing to anybody but the
+// client that got it, with the same URI and the verifier; and whoever tries does
+// it no harm. Some clients try a second way of authentication with the same
+// code, so wrong secrets cost nothing either.
+func TestToken_WrongUsesChangeNothing(t *testing.T) {
+	t.Parallel()
+	_, b := newProvider(t)
+	b.as(adaEmail)
+	const other = "0123456789012345678901234567890123456789012"
+	for _, line := range lines(`
+		app   mcp   -                                      invalid_grant
+		app   cli   -                                      invalid_grant
+		app   app   redirect_uri=https://app.example/other  invalid_grant
+		app   app   redirect_uri=https://app.example/cb/   invalid_grant
+		app   app   code_verifier=-                        invalid_grant
+		app   app   code_verifier=OTHER                    invalid_grant
+		app   app   code_verifier=CHALLENGE                invalid_grant
+		app   app   code_verifier=01234567890123456789012345678901234567890é  invalid_grant
+		app   app   code_verifier=012345678901234567890123456789012345678901  invalid_grant
+		app   app   code_verifier=LONG                     invalid_grant
+		app   app   code=-                                 invalid_request
+		app   app   +code=x                                invalid_request
+		app   app   grant_type=-                           invalid_request
+		app   app   grant_type=password                    unsupported_grant_type
+		app   app   grant_type=client_credentials          unauthorized_client
+		wiki  wiki  redirect_uri=-                         invalid_grant
+		wiki  wiki  redirect_uri=https://wiki.example/cb   invalid_grant
+		wiki  wiki  code_verifier=OTHER                    invalid_grant
+		wiki  app   -                                      invalid_grant
+		cli   app   -                                      invalid_grant
+		cli   cli   redirect_uri=http://127.0.0.1:5/cb     invalid_grant`) {
+		t.Run(line, func(t *testing.T) {
+			b, c := b.in(t), columns(strings.NewReplacer("OTHER", other, "CHALLENGE", challenge,
+				"LONG", strings.Repeat("a", 129)).Replace(line))
+			plain := []string{"x=-"} // PKCE is not for the wiki here
+			if c[0] == "wiki" {
+				plain = []string{"code_challenge=-", "code_challenge_method=-"}
+			}
+			code := b.mustCode(c[0], plain...)
+			right := func() answer {
+				if c[0] == "wiki" {
+					return b.redeem("wiki", code, "code_verifier=-")
+				}
+				return b.redeem(c[0], code)
+			}
+			change := []string{"redirect_uri=" + providerURIs[c[0]], cmp.Or(c[2], "x=-")}
+			if c[0] == "wiki" && !strings.Contains(c[2], "verifier") {
+				change = append(change, "code_verifier=-")
+			}
+			for range 2 {
+				b.wantOAuth("wrong use", b.redeem(c[1], code, change...), 400, c[3])
+			}
+			bad := b.do("POST", tokenPath, url.Values{"grant_type": {"authorization_code"}, "code": {code}},
+				basic(c[0], "wrong"))
+			b.wantOAuth("wrong secret", bad, 401, "invalid_client")
+			tokens := b.wantOK("right use", right())
+			b.wantOAuth("wrong use of a used code", b.redeem(c[1], code, change...), 400, c[3])
+			info := b.testServer.do("GET", userinfoPath, tokens.text("access_token"), nil)
+			second := c[0] == c[1] && strings.Contains(c[2], "redirect_uri") // by who can show the verifier
+			want(t, "its tokens live", info.status == 200, !second)
+		})
+	}
+}
+
+// wantOAuth checks an error for OAuth clients (RFC 6749 section 5.2).
+func (ts *testServer) wantOAuth(what string, a answer, status int, code string) {
+	ts.Helper()
+	got := fmt.Sprint(a.header["Content-Type"], a.header["Cache-Control"], len(a.json), a.status)
+	want(ts, what, got, fmt.Sprint("[application/json] [no-store] 2 ", status))
+	want(ts, what, a.text("error"), code)
+	plain := regexp.MustCompile(`^[ !#-\[\]-~]+$`)
+	want(ts, what+": description "+a.body, plain.MatchString(a.text("error_description")), true)
+	if status == 401 {
+		wantText(ts, what+": challenge", a.header.Get("WWW-Authenticate"), "B")
+	}
+}
+
+// wantDead checks that a client's session has ended for both of its tokens.
+func (ts *testServer) wantDead(client string, tokens answer) {
+	ts.Helper()
+	access := tokens.text("access_token")
+	ts.wantOAuth("userinfo", ts.do("GET", userinfoPath, access, nil), 401, "invalid_token")
+	ts.wantOAuth("refresh", ts.refreshAs(client, tokens.text("refresh_token")), 400, "invalid_grant")
+	want(ts, "introspection", ts.post(introspectPath, "mcp", "token="+access).body, `{"active":false}`)
+}
+
+// TestToken_CodesAreGoodOnce, for a minute, and a second use ends what the first
+// one got, at any time and after any number of refreshes.
+func TestToken_CodesAreGoodOnce(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t, handlersJSONLog)
+	b.as(adaEmail)
+	other := ts.wantOK("token", b.redeem("app", b.mustCode("app")))
+
+	code := b.mustCode("app")
+	answers := together(50, func(int) answer { return ts.redeem("app", code) })
+	want(t, "50 uses at once", handlersTally(answers), "map[200 []:1 400 []:49]")
+	won := slices.IndexFunc(answers, func(a answer) bool { return a.status == 200 })
+	ts.wantDead("app", answers[won])
+
+	code = b.mustCode("app")
+	tokens := ts.wantOK("token", b.redeem("app", code))
+	session := sid(tokens.text("access_token"))
+	ts.clock.advance(30 * time.Second)
+	tokens = ts.wantOK("refresh", ts.refreshAs("app", tokens.text("refresh_token")))
+	ts.clock.advance(time.Hour)
+	ts.wantOAuth("after 30 seconds", ts.redeem("app", code), 400, "invalid_grant")
+	ts.wantDead("app", tokens)
+	want(t, "reuses in the log", ts.logged(object{"msg": "refresh.reuse", "session": session, "client": "app",
+		"level": "WARN", "reason": "authorization code was used before"}), 1)
+
+	code = b.mustCode("app")
+	ts.clock.advance(59 * time.Second)
+	ts.wantOK("after 59 seconds", ts.redeem("app", code))
+	code = b.mustCode("app")
+	ts.clock.advance(time.Minute)
+	ts.wantOAuth("after a minute", ts.redeem("app", code), 400, "invalid_grant")
+	ts.wantOK("another session", ts.refreshAs("app", other.text("refresh_token")))
+}
+
+// TestToken_RefreshTokens are good once, for their client, with an idle and an
+// absolute end. A second use ends the session.
+func TestToken_RefreshTokens(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	b.as(adaEmail)
+	first := ts.wantOK("token", b.redeem("app", b.mustCode("app")))
+	token := first.text("refresh_token")
+	for _, client := range []string{"mcp", "cli"} {
+		ts.wantOAuth("by "+client, ts.refreshAs(client, token), 400, "invalid_grant")
+	}
+	ts.wantOAuth("by no client", ts.post(tokenPath, "", "grant_type=refresh_token", "refresh_token="+token),
+		400, "invalid_request")
+	ts.wantProblem("by the JSON endpoint", ts.refresh(token), 401, "invalid_token")
+	ts.mustAsk("POST /logout", "", object{"refresh_token": token})
+	ts.wantOAuth("wider", ts.refreshAs("app", token, "scope=openid offline_access"), 400, "invalid_scope")
+	second := ts.wantOK("refresh", ts.refreshAs("app", token))
+	want(t, "new refresh token", second.text("refresh_token") == token, false)
+	ts.wantOAuth("again", ts.refreshAs("app", token), 400, "invalid_grant")
+	ts.wantDead("app", second)
+
+	tokens := ts.wantOK("token", b.redeem("app", b.mustCode("app")))
+	answers := together(32, func(int) answer { return ts.refreshAs("app", tokens.text("refresh_token")) })
+	want(t, "32 uses at once", handlersTally(answers), "map[200 []:1 400 []:31]")
+
+	const day = 24 * time.Hour
+	tokens = ts.wantOK("token", b.redeem("app", b.mustCode("app")))
+	for range 4 {
+		ts.clock.advance(7*day - time.Second)
+		tokens = ts.wantOK("refresh", ts.refreshAs("app", tokens.text("refresh_token")))
+	}
+	ts.clock.advance(2*day + 3*time.Second)
+	tokens = ts.wantOK("refresh", ts.refreshAs("app", tokens.text("refresh_token")))
+	ts.clock.advance(time.Second)
+	ts.wantOAuth("after 30 days", ts.refreshAs("app", tokens.text("refresh_token")), 400, "invalid_grant")
+	ts.wantOAuth("userinfo", ts.do("GET", userinfoPath, tokens.text("access_token"), nil), 401,
+		"invalid_token")
+	tokens = ts.wantOK("token", b.as(adaEmail).redeem("app", b.mustCode("app")))
+	ts.clock.advance(7 * day)
+	ts.wantOAuth("after 7 idle days", ts.refreshAs("app", tokens.text("refresh_token")), 400, "invalid_grant")
+}
+
+// TestToken_WithoutRefresh: a client that must not refresh has a session as
+// long as its access token.
+func TestToken_WithoutRefresh(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	b.as(adaEmail)
+	tokens := ts.wantOK("token", b.redeem("spa", b.mustCode("spa", "scope=openid offline_access")))
+	want(t, "refresh token", tokens.text("refresh_token"), "")
+	ts.wantOAuth("refresh", ts.refreshAs("spa", "x.y"), 400, "unauthorized_client")
+	ts.clock.advance(15*time.Minute - time.Second)
+	ts.wantOK("userinfo", ts.do("GET", userinfoPath, tokens.text("access_token"), nil))
+	want(t, "its session", ts.rows(fmt.Sprintf(`client_id = 'spa' AND expires_at > %d`, ts.now().Unix())), 1)
+	ts.clock.advance(time.Second)
+	want(t, "its session", ts.rows(fmt.Sprintf(`client_id = 'spa' AND expires_at > %d`, ts.now().Unix())), 0)
+}
+
+// TestToken_ClientAuthentication: a client shows its secret in one of two ways,
+// encoded as the standard says or as it is. Others hear one text.
+func TestToken_ClientAuthentication(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t, unthrottled)
+	b.as(adaEmail)
+	raw := func(text string) string {
+		return "Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(text))
+	}
+	encoded := strings.ReplaceAll(appSecret, "-", "%2D")
+	names := []string{"SECRET", appSecret, "ENCODED", encoded}
+	for _, line := range lines(`
+		-                        client_id=app&client_secret=SECRET     200
+		app:SECRET               -                                      200
+		app:SECRET               client_id=app                          200
+		app:ENCODED              -                                      200
+		%61pp:SECRET             -                                      200
+		app:SECRET               client_id=app&client_secret=SECRET     400 invalid_request
+		app:SECRET               client_secret=wrong                    400 invalid_request
+		app:SECRET               client_id=mcp                          401 invalid_client
+		-                        -                                      400 invalid_request
+		-                        client_secret=SECRET                   400 invalid_request
+		-                        client_id=app                          401 invalid_client
+		-                        client_id=app&client_secret=wrong      401 invalid_client
+		-                        client_id=app&client_secret=SECRETx    401 invalid_client
+		-                        client_id=APP&client_secret=SECRET     401 invalid_client
+		-                        client_id=app&client_id=app&client_secret=SECRET  400 invalid_request
+		-                        client_id=nobody&client_secret=SECRET  401 invalid_client
+		-                        client_id=cli&client_secret=SECRET     401 invalid_client
+		-                        client_id=%23browser                   401 invalid_client
+		cli:SECRET               -                                      401 invalid_client
+		app:wrong                -                                      401 invalid_client
+		app:                     -                                      401 invalid_client
+		:SECRET                  -                                      400 invalid_request
+		nobody:SECRET            -                                      401 invalid_client
+		app:%zz                  -                                      401 invalid_client
+		app                      -                                      401 invalid_client
+		Bearer x                 -                                      401 invalid_client
+		Basic !                  client_id=app                          401 invalid_client`) {
+		t.Run(line, func(t *testing.T) {
+			c := columns(strings.NewReplacer(names...).Replace(line))
+			headers := []string{formType}
+			switch {
+			case strings.Contains(c[0], " "):
+				headers = append(headers, "Authorization: "+c[0])
+			case c[0] != "":
+				headers = append(headers, raw(c[0]))
+			}
+			ts := ts.in(t)
+			form := c[1] + "&grant_type=authorization_code&code_verifier=" + verifier + "&redirect_uri=" +
+				url.QueryEscape(providerURIs["app"])
+			if c[2] == "200" {
+				a := ts.do("POST", tokenPath, "", form+"&code="+b.in(t).mustCode("app"), headers...)
+				ts.wantOK("token", a)
+				return
+			}
+			status, code, _ := strings.Cut(c[2], " ")
+			for _, path := range []string{tokenPath, revokePath, introspectPath} {
+				a := ts.do("POST", path, "", form+"&token=x", headers...)
+				ts.wantOAuth(path, a, must(strconv.Atoi(status)), code)
+				if status == "401" {
+					want(t, "challenge", a.header.Get("WWW-Authenticate"), `Basic realm="pico-auth"`)
+					want(t, "detail", a.text("error_description"), "unknown client or wrong secret")
+				}
+			}
+		})
+	}
+}
+
+// TestToken_OnlyForms: everything at these endpoints is a form, of 64 KiB at
+// most, in which nothing occurs twice.
+func TestToken_OnlyForms(t *testing.T) {
+	t.Parallel()
+	ts, _ := newProvider(t)
+	good := "client_id=app&client_secret=" + appSecret + "&grant_type=refresh_token&refresh_token=x.y&token=x.y"
+	for _, path := range []string{tokenPath, revokePath, introspectPath} {
+		for _, line := range lines(`
+			application/x-www-form-urlencoded                 -    good
+			application/x-www-form-urlencoded;charset=UTF-8   -    good
+			Application/X-WWW-Form-Urlencoded ; x=y           -    good
+			application/json                                  -    send a form
+			text/plain                                        -    send a form
+			multipart/form-data; boundary=x                   -    send a form
+			application/x-www-form-urlencodedx                -    send a form
+			application/x-www-form-urlencoded                 &a=%zz  not well encoded
+			application/x-www-form-urlencoded                 &a=1&a=1  more than once
+			application/x-www-form-urlencoded                 ;a=1  not well encoded
+			application/x-www-form-urlencoded                 LONG  too large`) {
+			t.Run(path+" "+line, func(t *testing.T) {
+				ts, c := ts.in(t), columns(line)
+				body := good + strings.Replace(c[1], "LONG", "&a="+strings.Repeat("a", 64<<10), 1)
+				a := ts.do("POST", path, "", body, "Content-Type: "+c[0])
+				if c[2] == "good" {
+					want(t, "error", strings.Contains(a.body, "invalid_request"), false)
+					return
+				}
+				ts.wantOAuth("answer", a, 400, "invalid_request")
+				wantText(t, "answer", a.body, c[2])
+			})
+		}
+		for _, method := range []string{"GET", "PUT", "DELETE"} {
+			want(t, method+" "+path, ts.do(method, path+"?"+good, "", nil).status, 405)
+		}
+	}
+}
+
+// TestToken_KindsStayApart: a token of one kind is nothing in the place of
+// another, and showing it there ends nothing.
+func TestToken_KindsStayApart(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	b.as(adaEmail)
+	_, cookie, _ := strings.Cut(b.cookie, "=")
+	tokens := ts.wantOK("token", b.redeem("app", b.mustCode("app")))
+	login, loginRefresh := ts.mustLogin(adaEmail, userPassword)
+	kinds := map[string]string{
+		"code":          b.mustCode("app"),
+		"refresh token": tokens.text("refresh_token"),
+		"access token":  tokens.text("access_token"),
+		"id_token":      tokens.text("id_token"),
+		"cookie":        cookie,
+		"login token":   login,
+		"login refresh": loginRefresh,
+	}
+	places := map[string]func(ts *testServer, token string) bool{
+		"code": func(ts *testServer, token string) bool {
+			return ts.redeem("app",
+				token).status == 200
+		},
+		"refresh token": func(ts *testServer, token string) bool {
+			return ts.refreshAs("app",
+				token).status == 200
+		},
+		"access token": func(ts *testServer, token string) bool {
+			return ts.do("GET", userinfoPath, token, nil).status == 200
+		},
+		"id_token": func(ts *testServer, token string) bool {
+			a := b.authorize("app", "prompt=none", "id_token_hint="+token)
+			return kindOf(a) == "code"
+		},
+		"cookie": func(ts *testServer, token string) bool {
+			return kindOf((&surfer{ts, "pico=" + token}).authorize("asking")) == "continue page"
+		},
+		"login token": func(ts *testServer, token string) bool {
+			return ts.ask("GET /me", token,
+				nil).status == 200
+		},
+		"login refresh": func(ts *testServer, token string) bool { return ts.refresh(token).status == 200 },
+	}
+	for _, kind := range []string{"access token", "id_token", "login token"} { // now they are remembered
+		want(t, kind, places[kind](ts, kinds[kind]), true)
+	}
+	for place, accepts := range places {
+		for kind, token := range kinds {
+			if kind != place {
+				t.Run(kind+" as "+place, func(t *testing.T) {
+					want(t, "accepted", accepts(ts.in(t), token), false)
+				})
+			}
+		}
+	}
+	for place, accepts := range places { // none of them has ended
+		want(t, place+" in its place", accepts(ts, kinds[place]), true)
+	}
+	want(t, "failures of ours", strings.Contains(ts.logs.String(), "level=ERROR"), false)
+}
+
+// TestToken_PowerlessUnderAPI: no token of a client opens anything but
+// userinfo, whoever its user is.
+func TestToken_PowerlessUnderAPI(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	dbFile(ts.cfg.databasePath(), `UPDATE users SET role = 'superadmin' WHERE email = $1`, adaEmail)
+	b.as(adaEmail)
+	tokens := ts.wantOK("token", b.redeem("mcp", b.mustCode("mcp")))
+	_, cookie, _ := strings.Cut(b.cookie, "=")
+	walked := 0
+	for _, r := range ts.srv.routeTable() {
+		method, path := httpEndpoint(r)
+		bearer := r.need != public || path == auth+"/logout"
+		if !bearer || !strings.HasPrefix(path, "/api/") {
+			continue
+		}
+		walked++
+		for name, token := range map[string]string{
+			"access token": tokens.text("access_token"), "id_token": tokens.text("id_token"), "cookie": cookie,
+		} {
+			t.Run(r.pattern+" "+name, func(t *testing.T) {
+				ts := ts.in(t)
+				a := ts.do(method, path, token, object{"all": true}, "Cookie: "+b.cookie)
+				ts.wantProblem("answer", a, 401, "invalid_token")
+			})
+		}
+	}
+	want(t, "routes", walked > 12, true)
+	ts.wantOK("userinfo", ts.do("GET", userinfoPath, tokens.text("access_token"), nil))
+}
+
+// TestToken_Claims: what the scopes let a client know, the same in the id_token
+// and at userinfo, at the login and at every refresh.
+func TestToken_Claims(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	ada := must(ts.store.userByLogin(adaEmail)).id
+	dbFile(ts.cfg.databasePath(), `UPDATE users SET display_name = 'Ada L' WHERE id = $1`, ada)
+	b.as(adaEmail)
+	loggedIn := ts.now().Unix()
+	ts.clock.advance(time.Minute)
+	const always = "acr:1 amr:[pwd] aud:app auth_time:LOGIN exp:HOUR iat:NOW iss:http://localhost:8100 sid:SID sub:ADA"
+	for _, line := range lines(`
+		openid                          -
+		openid email                    email:ada@example.com
+		openid profile                  name:Ada L preferred_username:ada@example.com
+		openid groups                   groups:[]
+		email openid address phone      email:ada@example.com
+		openid offline_access           -
+		openid email profile groups  email:ada@example.com groups:[] name:Ada L preferred_username:ada@example.com`) {
+		t.Run(line, func(t *testing.T) {
+			b, c := b.in(t), columns(line)
+			tokens := b.wantOK("token", b.redeem("app", b.mustCode("app", "scope="+c[0])))
+			for _, nonce := range []string{"n-1", ""} {
+				a := claimsOf(tokens.text("id_token"))
+				now, hash := b.now().Unix(), sha256.Sum256([]byte(tokens.text("access_token")))
+				want(t, "at_hash", a["at_hash"], any(b64.EncodeToString(hash[:16])))
+				if nonce != "" {
+					want(t, "nonce", a["nonce"], any(nonce))
+				}
+				want(t, "there is a nonce", a["nonce"] != nil, nonce != "")
+				delete(a, "at_hash")
+				delete(a, "nonce")
+				for _, name := range []string{"auth_time", "exp", "iat"} {
+					a[name] = int64(a[name].(float64))
+				}
+				fill := strings.NewReplacer("LOGIN", fmt.Sprint(loggedIn), "HOUR", fmt.Sprint(now+3600),
+					"NOW", fmt.Sprint(now), "SID", sid(tokens.text("access_token")), "ADA", ada)
+				claimed := fmt.Sprint(a)
+				all := strings.Fields(fill.Replace(always))
+				wantText(t, "id_token", claimed, all...)
+				wantText(t, "id_token", claimed, strings.Fields(c[1])...)
+				info := b.wantOK("userinfo", b.testServer.do("GET", userinfoPath,
+					tokens.text("access_token"), nil))
+				want(t, "members of userinfo", fmt.Sprint(info.json),
+					strings.Replace("map["+strings.TrimSpace(c[1]+" sub:"+ada)+"]", "[ ", "[", 1))
+				want(t, "members of the id_token", len(a), 9+len(info.json)-1)
+				_, err := verifyToken[idClaims](b.keys.current(), tokens.text("id_token"),
+					expected{b.cfg.issuer, "app", b.now(), false})
+				want(t, "signature", err, nil)
+				b.clock.advance(time.Second)
+				tokens = b.wantOK("refresh", b.refreshAs("app", tokens.text("refresh_token")))
+			}
+		})
+	}
+}
+
+// TestToken_AccessTokens are those of RFC 9068. Who the user is stands in them
+// only for clients whose tokens others read.
+func TestToken_AccessTokens(t *testing.T) {
+	t.Parallel()
+	_, b := newProvider(t)
+	b.as(adaEmail)
+	for _, line := range lines(`
+		app  -                                     [http://localhost:8100]
+		mcp  -                                     [http://localhost:8100 https://mcp.example/mcp pico-bot]
+		mcp  resource=https://mcp.example/mcp      [http://localhost:8100 https://mcp.example/mcp]
+		mcp  resource=https://mcp.example/mcp/     [http://localhost:8100 https://mcp.example/mcp]
+		mcp  resource=pico-bot                     [http://localhost:8100 pico-bot]`) {
+		t.Run(line, func(t *testing.T) {
+			b, c := b.in(t), columns(line)
+			tokens := b.wantOK("token", b.redeem(c[0], b.mustCode(c[0], "scope=openid", cmp.Or(c[1],
+				"resource=-"))))
+			for range 2 {
+				a := claimsOf(tokens.text("access_token"))
+				aud := fmt.Sprint(a["aud"])
+				want(t, "aud", "["+strings.Trim(aud, "[]")+"]", c[2])
+				head := object{}
+				raw, _, _ := strings.Cut(tokens.text("access_token"), ".")
+				mustOK(json.Unmarshal(must(b64.DecodeString(raw)), &head))
+				want(t, "typ", head["typ"], any("at+jwt"))
+				members := slices.Sorted(maps.Keys(a))
+				wanted := "[aud auth_time client_id exp iat iss jti scope sid sub]"
+				if c[0] == "mcp" {
+					wanted = "[aud auth_time client_id email exp groups iat iss jti org_id role scope sid sub]"
+				}
+				want(t, "members", fmt.Sprint(members), wanted)
+				want(t, "client_id", a["client_id"], any(c[0]))
+				tokens = b.wantOK("refresh", b.refreshAs(c[0], tokens.text("refresh_token")))
+			}
+			raw, _, _ := strings.Cut(tokens.text("id_token"), ".")
+			want(t, "header of the id_token", strings.Contains(string(must(b64.DecodeString(raw))), "typ"),
+				false)
+			want(t, "aud of the id_token", claimsOf(tokens.text("id_token"))["aud"], any(c[0]))
+		})
+	}
+}
+
+// TestToken_ScopesShrink at a refresh, for that answer alone, and never grow.
+func TestToken_ScopesShrink(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	b.as(adaEmail)
+	tokens := ts.wantOK("token", b.redeem("app", b.mustCode("app", "scope=openid email unknown")))
+	want(t, "granted", tokens.text("scope"), "openid email")
+	for _, line := range lines(`
+		openid                openid        -
+		email                 email         insufficient_scope
+		openid email          openid email  -
+		email openid unknown  email openid  -
+		-                     openid email  -
+		openid profile        -             -
+		profile               -             -`) {
+		c := columns(line)
+		a := ts.refreshAs("app", tokens.text("refresh_token"), "scope="+c[0])
+		if c[1] == "" {
+			ts.wantOAuth(line, a, 400, "invalid_scope")
+			continue
+		}
+		tokens = ts.wantOK(line, a)
+		want(t, line, tokens.text("scope"), c[1])
+		want(t, line+": id_token", tokens.text("id_token") != "", hasScope(c[1], "openid"))
+		info := ts.do("GET", userinfoPath, tokens.text("access_token"), nil)
+		want(t, line+": userinfo", info.text("error"), c[2])
+		want(t, line+": email", info.text("email") != "", c[1] != "openid" && c[2] == "")
+	}
+	plain := ts.wantOK("token", b.redeem("app", b.mustCode("app", "scope=email")))
+	want(t, "id_token without openid", plain.text("id_token"), "")
+	ts.wantOAuth("userinfo", ts.do("GET", userinfoPath, plain.text("access_token"), nil), 403,
+		"insufficient_scope")
+}
+
+// TestToken_EmailVerified is true or absent: true for those whose email a
+// superadmin gave.
+func TestToken_EmailVerified(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	admin := ts.mustAdmin()
+	ts.mustAsk("POST /users", admin, object{"email": "made@example.com", "password": userPassword})
+	ts.mustAsk("POST /register", "", object{"email": "came@example.com", "password": userPassword})
+	_, boss := ts.as("boss@example.com", orgAdmin, defaultOrg)
+	ts.mustAsk("POST /users", boss, object{"email": "theirs@example.com", "password": userPassword})
+	for email, verified := range map[string]any{
+		"made@example.com": true, "came@example.com": nil, "theirs@example.com": nil,
+	} {
+		b.as(email)
+		tokens := ts.wantOK("token", b.redeem("app", b.mustCode("app")))
+		info := ts.do("GET", userinfoPath, tokens.text("access_token"), nil)
+		want(t, email+" in the id_token", claimsOf(tokens.text("id_token"))["email_verified"], verified)
+		want(t, email+" at userinfo", info.json["email_verified"], verified)
+	}
+}
+
+// TestToken_FollowsTheUser: what changes about a user is in the next answer, and
+// whoever is suspended gets none.
+func TestToken_FollowsTheUser(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	id, admin := must(ts.store.userByLogin(adaEmail)).id, ts.mustAdmin()
+	suspend := func(status string) { ts.mustAsk("PUT /users/"+id+"/status", admin, object{"status": status}) }
+	b.as(adaEmail)
+	tokens := ts.wantOK("token", b.redeem("mcp", b.mustCode("mcp")))
+	ts.mustAsk("PUT /users/"+id+"/role", admin, `"operator"`)
+	ts.mustAsk("PUT /users/"+id+"/org", admin, `"acme"`)
+	tokens = ts.wantOK("refresh", ts.refreshAs("mcp", tokens.text("refresh_token")))
+	wantText(t, "claims", fmt.Sprint(claimsOf(tokens.text("access_token"))), "role:operator", "org_id:acme")
+	code := b.mustCode("mcp")
+	suspend("suspended")
+	suspend("active")
+	ts.wantDead("mcp", tokens)
+	ts.wantOAuth("the code", ts.redeem("mcp", code), 400, "invalid_grant")
+	want(t, "the cookie", kindOf(b.authorize("mcp")), "login page")
+	b.as(adaEmail)
+	code = b.mustCode("mcp")
+	// Suspension ends sessions; this holds even if one were left.
+	tokens = ts.wantOK("token", b.redeem("mcp", b.mustCode("mcp")))
+	dbFile(ts.cfg.databasePath(), `UPDATE users SET status = 'suspended' WHERE id = $1`, id)
+	want(t, "introspection", ts.post(introspectPath, "mcp", "token="+tokens.text("access_token")).body,
+		`{"active":false}`)
+	ts.wantOAuth("userinfo", ts.do("GET", userinfoPath, tokens.text("access_token"), nil), 401,
+		"invalid_token")
+	ts.wantOAuth("the code", ts.redeem("mcp", code), 400, "invalid_grant")
+	ts.wantOAuth("refresh", ts.refreshAs("mcp", tokens.text("refresh_token")), 400, "invalid_grant")
+	want(t, "the cookie", kindOf(b.authorize("mcp")), "login page")
+	dbFile(ts.cfg.databasePath(), `UPDATE users SET status = 'active' WHERE id = $1`, id)
+	b.as(adaEmail)
+	tokens = ts.wantOK("token", b.redeem("mcp", b.mustCode("mcp")))
+	ts.mustAsk("PUT /users/"+id+"/password", admin, object{"new_password": "another password"})
+	ts.wantDead("mcp", tokens)
+	want(t, "the cookie", kindOf(b.authorize("mcp")), "login page")
+}
+
+// TestToken_Userinfo takes a client's token in the header or in a form, and
+// nothing else.
+func TestToken_Userinfo(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	b.as(adaEmail)
+	token := ts.wantOK("token", b.redeem("app", b.mustCode("app"))).text("access_token")
+	login, _ := ts.mustLogin(adaEmail, userPassword)
+	get := ts.wantOK("GET", ts.do("GET", userinfoPath, token, nil))
+	want(t, "Content-Type", get.header.Get("Content-Type"), "application/json")
+	want(t, "POST", ts.do("POST", userinfoPath, token, nil).body, get.body)
+	want(t, "form", ts.do("POST", userinfoPath, "", "access_token="+token, formType).body, get.body)
+	for name, a := range map[string]answer{
+		"nothing":  ts.do("GET", userinfoPath, "", nil),
+		"no body":  ts.do("POST", userinfoPath, "", nil),
+		"in query": ts.do("GET", userinfoPath+"?access_token="+token, "", nil),
+	} {
+		ts.wantOAuth(name, a, 401, "invalid_token")
+		want(t, name, a.header.Get("WWW-Authenticate"), "Bearer")
+	}
+	for name, a := range map[string]answer{
+		"garbage":       ts.do("GET", userinfoPath, "x", nil),
+		"login":         ts.do("GET", userinfoPath, login, nil),
+		"empty form":    ts.do("POST", userinfoPath, "", "x=y", formType),
+		"login in form": ts.do("POST", userinfoPath, "", "access_token="+login, formType),
+	} {
+		ts.wantOAuth(name, a, 401, "invalid_token")
+		want(t, name, a.header.Get("WWW-Authenticate"), `Bearer error="invalid_token"`)
+	}
+	ts.wantOAuth("twice", ts.do("POST", userinfoPath, "", "access_token="+token+"&access_token="+token,
+		formType),
+		400, "invalid_request")
+	ts.clock.advance(15 * time.Minute)
+	ts.wantOAuth("expired", ts.do("GET", userinfoPath, token, nil), 401, "invalid_token")
+}
+
+// TestToken_Revoke: a client ends its own sessions, by any of their tokens, and
+// learns nothing about others.
+func TestToken_Revoke(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t, handlersJSONLog)
+	b.as(adaEmail)
+	open := func() answer { return ts.wantOK("token", b.redeem("app", b.mustCode("app"))) }
+	revoke := func(client, token string, pairs ...string) {
+		t.Helper()
+		a := ts.post(revokePath, client, append(pairs, "token="+token)...)
+		want(t, "revocation", fmt.Sprint(a.status, a.body), "200")
+	}
+	for range 2 {
+		tokens := open()
+		revoke("app", tokens.text("refresh_token"), "token_type_hint=access_token")
+		ts.wantDead("app", tokens)
+		revoke("app", tokens.text("refresh_token"))
+	}
+	tokens := open()
+	revoke("app", tokens.text("access_token"))
+	ts.wantDead("app", tokens)
+	tokens = open()
+	old := tokens.text("refresh_token")
+	tokens = ts.wantOK("refresh", ts.refreshAs("app", old))
+	revoke("app", old) // the one before: a refresh may be under way
+	ts.wantDead("app", tokens)
+	want(t, "revocations in the log", ts.logged(object{"msg": "session.revoked", "client": "app",
+		"session": sid(tokens.text("access_token")), "reason": "revoked by the client"}), 1)
+	tokens = open()
+	ts.clock.advance(15 * time.Minute)
+	revoke("app", tokens.text("access_token")) // expired, but it says which session
+	ts.wantDead("app", tokens)
+
+	tokens = open()
+	code := b.mustCode("app")
+	handle, _, _ := strings.Cut(tokens.text("refresh_token"), ".")
+	login, loginRefresh := ts.mustLogin(adaEmail, userPassword)
+	_, cookie, _ := strings.Cut(b.cookie, "=")
+	for _, token := range []string{"x", code, newRefreshToken(handle), cookie, login, loginRefresh,
+		tokens.text("id_token")} {
+		revoke("app", token)
+	}
+	for _, token := range []string{tokens.text("refresh_token"), tokens.text("access_token")} {
+		revoke("mcp", token)
+		revoke("cli", token)
+	}
+	ts.wantOAuth("nothing", ts.post(revokePath, "app"), 400, "invalid_request")
+	ts.wantOK("refresh", ts.refreshAs("app", tokens.text("refresh_token")))
+	ts.wantOK("the code", ts.redeem("app", code))
+	ts.mustAsk("GET /me", login, nil)
+	want(t, "the cookie", kindOf(b.authorize("app")), "code")
+}
+
+// TestToken_Introspect: a confidential client learns about its own tokens and
+// those that are meant for it; of any other it hears that it is not active and
+// not a word more.
+func TestToken_Introspect(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	b.as(adaEmail)
+	tokens := map[string]string{}
+	for _, client := range []string{"app", "mcp", "cli"} {
+		a := ts.wantOK("token", b.redeem(client, b.mustCode(client)))
+		tokens[client] = a.text("access_token")
+		tokens[client+" refresh"], tokens[client+" id"] = a.text("refresh_token"), a.text("id_token")
+	}
+	tokens["login"], _ = ts.mustLogin(adaEmail, userPassword)
+	tokens["garbage"] = "x"
+	for _, line := range lines(`
+		app  app  client_id:app & username:ada@example.com & scope:openid email profile groups
+		mcp   mcp          client_id:mcp & aud:[http://localhost:8100 https://mcp.example/mcp pico-bot]
+		mcp   login        username:ada@example.com & aud:pico-bot
+		app   mcp          -
+		app   cli          -
+		app   login        -
+		mcp   app          -
+		app   app refresh  -
+		app   app id       -
+		app   garbage      -`) {
+		t.Run(line, func(t *testing.T) {
+			c := columns(line)
+			a := ts.in(t).wantOK("answer", ts.post(introspectPath, c[0], "token="+tokens[c[1]]))
+			if c[2] == "" {
+				want(t, "answer", a.body, `{"active":false}`)
+				return
+			}
+			want(t, "active", a.json["active"], any(true))
+			wantText(t, "answer", fmt.Sprint(a.json), strings.Split(c[2], " & ")...)
+		})
+	}
+	want(t, "no token", ts.post(introspectPath, "app").body, `{"active":false}`)
+	ts.wantOAuth("by a public client", ts.post(introspectPath, "cli", "token="+tokens["cli"]), 401,
+		"invalid_client")
+	ts.clock.advance(15 * time.Minute)
+	want(t, "expired", ts.post(introspectPath, "app", "token="+tokens["app"]).body, `{"active":false}`)
+}
+
+// TestLogoutPage_AsksOrLeadsBack: a valid id_token of the user who is logged in ends the
+// session and leads back; anything less asks first. Nobody is ever sent to a URI
+// that is not registered for the client. The columns are who is logged in, the
+// query, what is shown, and what is shown after the user agreed; APP is an
+// id_token of ada for app, OLD one that has expired.
+func TestLogoutPage_AsksOrLeadsBack(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	fresh := func(b *surfer) *surfer { return (&surfer{testServer: b.testServer}).as(adaEmail) }
+	tokens := ts.wantOK("token", b.as(adaEmail).redeem("app", b.mustCode("app")))
+	hint := tokens.text("id_token")
+	parts := strings.Split(hint, ".")
+	none := b64.EncodeToString([]byte(`{"alg":"none"}`))
+	ts.clock.advance(2 * time.Hour) // it has expired
+	bye, wikiBye := url.QueryEscape("https://app.example/bye"), url.QueryEscape("https://wiki.example/bye?x=1")
+	fill := strings.NewReplacer("ACCESS", tokens.text("access_token"), "HINT", "id_token_hint="+hint,
+		"NONE", "id_token_hint="+none+"."+parts[1]+".", "FOREIGN", "id_token_hint="+parts[0]+"."+parts[1]+"."+parts[0],
+		"WIKIBYE", "post_logout_redirect_uri="+wikiBye, "BYE", "post_logout_redirect_uri="+bye, "EVIL",
+		"post_logout_redirect_uri=https%3A%2F%2Fevil.example%2F")
+	for _, line := range lines(`
+		ada     HINT&BYE&state=a+b%2Fc              https://app.example/bye?state=a+b%2Fc  -
+		ada     HINT&BYE                            https://app.example/bye                -
+		ada     HINT&BYE&client_id=app              https://app.example/bye                -
+		ada     HINT                                signed out                             -
+		ada     HINT&state=x                        signed out                             -
+		ada     HINT&EVIL                           signed out                             -
+		ada     HINT&BYEx                           signed out                             -
+		ada     HINT&BYE%3Fx=y                      signed out                             -
+		ada     HINT&BYE&BYE                        signed out                             -
+		ada     HINT&WIKIBYE                        signed out                             -
+		ada     HINT&BYE&client_id=wiki             logout page                            signed out
+		ada     HINT&HINT&BYE                       logout page                            signed out
+		ada     -                                   logout page                            signed out
+		ada     state=x                             logout page                            signed out
+		ada     BYE                                 logout page                            signed out
+		ada  BYE&client_id=app  logout page  https://app.example/bye
+		ada  BYE&client_id=app&state=x  logout page  https://app.example/bye?state=x
+		ada  WIKIBYE&client_id=wiki&state=x  logout page  https://wiki.example/bye?x=1&state=x
+		ada     BYE&client_id=wiki                  logout page                            signed out
+		ada     EVIL&client_id=app                  logout page                            signed out
+		ada     BYE&client_id=nobody                logout page                            signed out
+		ada     NONE&BYE                            logout page                            signed out
+		ada     FOREIGN&BYE                         logout page                            signed out
+		ada     id_token_hint=ACCESS&BYE            logout page                            signed out
+		ada     id_token_hint=x&EVIL                logout page                            signed out
+		bob  HINT&BYE  logout page  https://app.example/bye
+		nobody  HINT&BYE&state=x                    https://app.example/bye?state=x        -
+		nobody  HINT&EVIL                           signed out                             -
+		nobody  BYE&client_id=app                   signed out                             -
+		nobody  NONE&BYE                            signed out                             -
+		nobody  -                                   signed out                             -`) {
+		t.Run(line, func(t *testing.T) {
+			c := columns(fill.Replace(line))
+			b := &surfer{testServer: b.testServer.in(t)}
+			switch c[0] {
+			case "ada":
+				b = fresh(b)
+			case "bob":
+				b.as("bob@example.com")
+			}
+			a := b.do("GET", logoutPath+"?"+c[1], nil)
+			want(t, "outcome", kindOf(a), c[2])
+			if c[2] == "logout page" {
+				who := map[string]string{"ada": adaEmail, "bob": "bob@example.com"}[c[0]]
+				wantText(t, "page", a.body, "<strong>"+who+"</strong>")
+				want(t, "still logged in", kindOf(b.authorize("app", "prompt=none")), "code")
+				a = b.do("POST", actionOf(a), url.Values{})
+				want(t, "outcome then", kindOf(a), c[3])
+			}
+			want(t, "logged out", kindOf(b.authorize("app", "prompt=none")), "login_required")
+			query := must(url.ParseQuery(c[1]))
+			if len(query["id_token_hint"]) > 1 || len(query["post_logout_redirect_uri"]) > 1 {
+				return
+			}
+			a = b.do("POST", logoutPath, query)
+			want(t, "answer to POST", fmt.Sprint(a.status, a.header.Get("Location")),
+				"303"+logoutPath+"?"+query.Encode())
+		})
+	}
+	wantText(t, "log", ts.logs.String(),
+		"post_logout_redirect_uri https://evil.example/ is not in oidc.clients.app.post_logout_redirect_uris")
+}
+
+// TestLogoutPage_EndsWhatGrewFromIt: a logout ends what clients got in this browser,
+// but for offline access, and nothing of other browsers. Without a cookie a hint
+// ends the client's own session.
+func TestLogoutPage_EndsWhatGrewFromIt(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t, handlersJSONLog)
+	open := func(b *surfer, scope string) answer {
+		return ts.wantOK("token", ts.redeem("app", b.mustCode("app", "scope="+scope)))
+	}
+	phone := (&surfer{testServer: ts}).as(adaEmail)
+	onPhone := open(phone, "openid")
+	b.as(adaEmail)
+	login, _ := ts.mustLogin(adaEmail, userPassword)
+	online, offline := open(b, "openid"), open(b, "openid offline_access")
+	code := b.mustCode("app", "scope=openid")
+	b.do("POST", logoutConfirmPath, url.Values{})
+	ts.wantDead("app", online)
+	ts.wantOAuth("a code that waited", ts.redeem("app", code), 400, "invalid_grant")
+	offline = ts.wantOK("offline", ts.refreshAs("app", offline.text("refresh_token")))
+	ts.wantOK("on the phone", ts.refreshAs("app", onPhone.text("refresh_token")))
+	ts.mustAsk("GET /me", login, nil)
+	nobody := &surfer{testServer: ts}
+	nobody.do("GET", logoutPath+"?id_token_hint="+offline.text("id_token"), nil)
+	ts.wantDead("app", offline)
+	want(t, "logouts in the log", ts.logged(object{"msg": "session.revoked", "client": "app",
+		"reason": "logout"}), 3)
+	want(t, "of the browser", ts.logged(object{"msg": "session.revoked", "client": "#browser",
+		"reason": "logout"}), 1)
+	want(t, "phone", kindOf(phone.authorize("app", "prompt=none")), "code")
+}
+
+// TestSessions_NameTheirClient: people see which programs they are logged in to,
+// and end them; codes that wait are not among them.
+func TestSessions_NameTheirClient(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	b.as(adaEmail)
+	tokens := ts.wantOK("token", b.redeem("app", b.mustCode("app")))
+	b.mustCode("mcp")
+	access, _ := ts.mustLogin(adaEmail, userPassword)
+	list := ts.mustAsk("GET /me/sessions", access, nil)
+	clients := regexp.MustCompile(`"client":"[^"]*"`).FindAllString(list.body, -1)
+	slices.Sort(clients)
+	want(t, "clients", fmt.Sprint(clients), `["client":"#browser" "client":"app"]`)
+	want(t, "sessions", strings.Count(list.body, `"id"`), 3)
+	ts.mustAsk("DELETE /me/sessions/"+sid(tokens.text("access_token")), access, nil)
+	ts.wantDead("app", tokens)
+}
+
+// TestOIDC_ProviderDiscovery: both paths have the same bytes, and every
+// endpoint that is named exists.
+func TestOIDC_ProviderDiscovery(t *testing.T) {
+	t.Parallel()
+	for issuer, base := range map[string]string{
+		"http://localhost:8100":     "http://localhost:8100",
+		"https://id.example.com/a/": "https://id.example.com/a",
+	} {
+		ts := newTestServer(t, providerClients, func(c *config) { c.issuer = issuer })
+		a := ts.wantOK("discovery", ts.do("GET", discoveryPath, "", nil, "Host: evil.example"))
+		want(t, "RFC 8414", ts.do("GET", oauthMetadataPath, "", nil).body, a.body)
+		for _, line := range lines(`
+			issuer                                          ISSUER
+			authorization_endpoint                          BASE/oauth2/authorize
+			token_endpoint                                  BASE/oauth2/token
+			userinfo_endpoint                               BASE/oauth2/userinfo
+			revocation_endpoint                             BASE/oauth2/revoke
+			introspection_endpoint                          BASE/oauth2/introspect
+			end_session_endpoint                            BASE/oauth2/logout
+			jwks_uri                                        BASE/api/v1/auth/jwks
+			scopes_supported                                [openid profile email groups offline_access]
+			response_types_supported                        [code]
+			response_modes_supported                        [query]
+			grant_types_supported                           [authorization_code client_credentials refresh_token]
+			acr_values_supported                            [1]
+			subject_types_supported                         [public]
+			id_token_signing_alg_values_supported           [RS256]
+			claims_supported  [sub iss aud exp iat auth_time acr amr nonce at_hash sid email email_verified name preferred_username groups]
+			token_endpoint_auth_methods_supported           [none client_secret_basic client_secret_post]
+			revocation_endpoint_auth_methods_supported      [none client_secret_basic client_secret_post]
+			introspection_endpoint_auth_methods_supported   [client_secret_basic client_secret_post]
+			code_challenge_methods_supported                [S256]
+			authorization_response_iss_parameter_supported  true
+			claims_parameter_supported                      false
+			request_parameter_supported                     false
+			request_uri_parameter_supported                 false`) {
+			c := columns(strings.NewReplacer("ISSUER", issuer, "BASE", base).Replace(line))
+			want(t, c[0], fmt.Sprint(a.json[c[0]]), c[1])
+			delete(a.json, c[0])
+			if path, ok := strings.CutPrefix(c[1], base); ok && path != "" && path != "/" {
+				want(t, c[0]+" exists", ts.do("GET", path, "", nil).status != 404, true)
+			}
+		}
+		want(t, "other members", fmt.Sprint(a.json), "map[]")
+	}
+}
+
+// TestProvider_IsOffWithoutClients, but for what service tokens need.
+func TestProvider_IsOffWithoutClients(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	off := 0
+	for _, r := range newTestServer(t, providerClients).srv.routeTable() {
+		method, path := httpEndpoint(r)
+		if !strings.HasPrefix(path, "/oauth2/") && path != oauthMetadataPath {
+			continue
+		}
+		a := ts.do(method, path, "", nil)
+		if path == tokenPath || path == introspectPath || path == revokePath {
+			ts.wantOAuth(r.pattern, a, 400, "invalid_request")
+			continue
+		}
+		ts.wantProblem(r.pattern, a, 404, "not_found")
+		off++
+	}
+	want(t, "routes that are off", off, 10)
+}
+
+// TestProvider_CORS: scripts of public clients may call what needs no cookie;
+// no page is for scripts.
+func TestProvider_CORS(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t, providerClients,
+		func(c *config) { c.corsOrigins = []string{"https://own.example"} })
+	for _, line := range lines(`
+		https://spa.example   yes  /oauth2/token /oauth2/userinfo /oauth2/revoke /oauth2/introspect
+		https://own.example   yes  /oauth2/token /oauth2/userinfo /api/v1/auth/login
+		https://spa.example  no  /oauth2/authorize /oauth2/login /oauth2/continue /oauth2/logout /api/v1/auth/login
+		https://own.example   no   /oauth2/authorize /oauth2/login /oauth2/logout
+		https://app.example   no   /oauth2/token /oauth2/userinfo
+		https://evil.example  no   /oauth2/token /oauth2/userinfo /oauth2/authorize
+		null                  no   /oauth2/token`) {
+		c := columns(line)
+		allowed := map[string]string{"yes": c[0], "no": ""}[c[1]]
+		for _, path := range strings.Fields(c[2]) {
+			a := ts.do("OPTIONS", path, "", nil, "Origin: "+c[0], "Access-Control-Request-Method: POST")
+			want(t, line+": preflight of "+path, a.header.Get("Access-Control-Allow-Origin"), allowed)
+			want(t, line+": status of "+path, a.status, map[string]int{"yes": 204, "no": 405}[c[1]])
+			a = ts.do("POST", path, "", "", "Origin: "+c[0])
+			want(t, line+": answer of "+path, a.header.Get("Access-Control-Allow-Origin"), allowed)
+			want(t, "credentials", a.header.Get("Access-Control-Allow-Credentials"), "")
+		}
+	}
+}
+
+// TestProvider_HoldsNoSecret: no code, token, cookie or client secret is in the
+// database or the log.
+func TestProvider_HoldsNoSecret(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t, func(c *config) { c.logLevel, c.databaseEcho = "debug", true })
+	b.as(adaEmail)
+	code := b.mustCode("app")
+	tokens := ts.wantOK("token", b.redeem("app", code))
+	again := ts.wantOK("refresh", ts.refreshAs("app", tokens.text("refresh_token")))
+	ts.redeem("app", code)
+	ts.do("POST", tokenPath, "", "client_id=app&client_secret="+wikiSecret, formType)
+	waiting := b.mustCode("app")
+	ts.redeem("wiki", waiting)
+	_, cookie, _ := strings.Cut(b.cookie, "=")
+	b.do("GET", logoutPath+"?id_token_hint="+tokens.text("id_token"), nil)
+	path := ts.cfg.databasePath()
+	stored := string(must(os.ReadFile(path))) + string(must(os.ReadFile(path+"-wal")))
+	wantText(t, "the database", stored, adaEmail)
+	wantText(t, "the log", ts.logs.String(), "INSERT INTO sessions", "client.failed", "token.issued",
+		"authorize.ok")
+	for _, secret := range []string{
+		code, waiting, cookie, appSecret, wikiSecret, userPassword, verifier,
+		tokens.text("refresh_token"), again.text("refresh_token"), strings.Split(tokens.text("access_token"), ".")[2],
+		strings.Split(tokens.text("id_token"), ".")[2],
+	} {
+		want(t, secret+" is stored", strings.Contains(stored, secret), false)
+		want(t, secret+" is logged", strings.Contains(ts.logs.String(), secret), false)
+	}
+}
+
+// TestProvider_RacesMintNothing: after a change is acknowledged, nothing works
+// that a refresh or exchange at the same time has made. PICO_AUTH_ROUNDS says
+// how many times that is tried.
+func TestProvider_RacesMintNothing(t *testing.T) {
+	t.Parallel()
+	ts, _ := newProvider(t, unthrottled)
+	admin, rounds, minted := ts.mustAdmin(), 100, 0
+	fmt.Sscan(os.Getenv("PICO_AUTH_ROUNDS"), &rounds)
+	changes := map[string]func(b *surfer, id string, first answer) answer{
+		"suspension": func(b *surfer, id string, _ answer) answer {
+			return b.ask("PUT /users/"+id+"/status", admin, object{"status": "suspended"})
+		},
+		"new password": func(b *surfer, id string, _ answer) answer {
+			return b.ask("PUT /users/"+id+"/password", admin, object{"new_password": "a new password"})
+		},
+		"deletion": func(b *surfer, id string, _ answer) answer {
+			return b.ask("DELETE /users/"+id, admin,
+				nil)
+		},
+		"revocation": func(b *surfer, _ string, first answer) answer {
+			return b.post(revokePath, "app", "token="+first.text("access_token"))
+		},
+		"logout": func(b *surfer, _ string, _ answer) answer {
+			return b.do("POST", logoutConfirmPath,
+				url.Values{})
+		},
+		"logout by a hint": func(b *surfer, _ string, first answer) answer {
+			b = &surfer{testServer: b.testServer}
+			return b.do("GET", logoutPath+"?id_token_hint="+first.text("id_token"), nil)
+		},
+		"second use of the code": nil,
+	}
+	for name, change := range changes {
+		t.Run(name, func(t *testing.T) {
+			for range (rounds + len(changes) - 1) / len(changes) {
+				b, email := &surfer{testServer: ts.in(t)}, newID()+"@example.com"
+				id := b.mustUser(email, viewer, defaultOrg)
+				code := b.as(email).mustCode("app")
+				tokens := b.wantOK("token", b.redeem("app", code))
+				first, done := tokens, make(chan answer, 1)
+				go func() {
+					if change == nil {
+						a := b.redeem("app", code)
+						a.status -= 200 // 400 is what it is to be
+						done <- a
+						return
+					}
+					done <- change(b.in(t), id, first)
+				}()
+				for len(done) == 0 {
+					a := b.refreshAs("app", tokens.text("refresh_token"))
+					if a.status != 200 {
+						b.wantOAuth("a refresh that lost the race", a, 400, "invalid_grant")
+						break
+					}
+					tokens, minted = a, minted+1
+				}
+				b.wantOK("the change", <-done)
+				b.wantDead("app", tokens)
+				b.wantDead("app", first)
+			}
+		})
+	}
+	if minted < rounds/10 {
+		t.Errorf("only %d refreshes in %d rounds: this was no race", minted, rounds)
+	}
+}
+
+// TestProvider_ExchangeRacesRevocation: a code that is exchanged while its user
+// is suspended or logs out gives tokens that do not work.
+func TestProvider_ExchangeRacesRevocation(t *testing.T) {
+	t.Parallel()
+	ts, _ := newProvider(t, unthrottled)
+	admin, rounds := ts.mustAdmin(), 40
+	fmt.Sscan(os.Getenv("PICO_AUTH_ROUNDS"), &rounds)
+	for i := range rounds {
+		email := newID() + "@example.com"
+		id := ts.mustUser(email, viewer, defaultOrg)
+		b := (&surfer{testServer: ts}).as(email)
+		code := b.mustCode("app")
+		answers := together(3, func(n int) answer {
+			switch {
+			case n == 0:
+				return b.redeem("app", code)
+			case n == 1:
+				return b.in(t).authorize("app")
+			case i%2 == 0:
+				return ts.ask("PUT /users/"+id+"/status", admin, object{"status": "suspended"})
+			}
+			return b.in(t).do("POST", logoutConfirmPath, url.Values{})
+		})
+		want(t, "the change", answers[2].status, 200)
+		if answers[0].status == 200 {
+			ts.wantDead("app", answers[0])
+		} else {
+			ts.wantOAuth("exchange", answers[0], 400, "invalid_grant")
+		}
+		if kindOf(answers[1]) == "code" {
+			later := must(url.Parse(answers[1].header.Get("Location"))).Query().Get("code")
+			ts.wantOAuth("exchange of a later code", ts.redeem("app", later), 400, "invalid_grant")
+		}
+		want(t, "the cookie", kindOf(b.authorize("app", "prompt=none")), "login_required")
+	}
+}
+
+// TestProvider_SurvivesAKill: a code that was given out before the server was
+// killed works once, and so does everything else.
+func TestProvider_SurvivesAKill(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	writeTestKeys(dir + "/.pico-auth")
+	mustOK(os.WriteFile(dir+"/application.yaml", []byte(providerFile), 0o600))
+	start := func() (*program, *surfer) {
+		p := launch(t, dir, []string{"AUTH_ADMIN_PASSWORD=" + adminPassword})
+		ts := p.client()
+		ts.app = &app{cfg: defaultConfig()}
+		return p, &surfer{testServer: ts}
+	}
+	p, b := start()
+	b.mustAsk("POST /register", "", object{"email": adaEmail, "password": userPassword})
+	b.as(adaEmail)
+	old := b.wantOK("token", b.redeem("app", b.mustCode("app")))
+	code, cookie := b.mustCode("app"), b.cookie
+	p.Process.Kill()
+	p.exit()
+	_, b = start()
+	b.cookie = cookie
+	tokens := b.wantOK("the code after the kill", b.redeem("app", code))
+	b.wantOK("userinfo", b.testServer.do("GET", userinfoPath, tokens.text("access_token"), nil))
+	b.wantOK("refresh", b.refreshAs("app", old.text("refresh_token")))
+	want(t, "the cookie", kindOf(b.authorize("app", "prompt=none")), "code")
+	b.wantOAuth("the code again", b.redeem("app", code), 400, "invalid_grant")
+	b.wantDead("app", tokens)
+}
+
+// FuzzToken: no form and no header of credentials makes the server fail, and
+// nothing but the right secret gets tokens.
+func FuzzToken(f *testing.F) {
+	ts, _ := newProvider(f, unthrottled)
+	for _, seed := range [][2]string{
+		{"", "grant_type=authorization_code&code=x&client_id=cli"},
+		{basic("app", appSecret)[len("Authorization: "):], "grant_type=refresh_token&refresh_token=x.y"},
+		{"Basic " + base64.StdEncoding.EncodeToString([]byte("app:%zz")),
+			"grant_type=client_credentials&x=%zz"},
+		{"Bearer x", "token=eyJhbGciOiJub25lIn0.e30.&client_id=app&client_secret=x"},
+		{"Basic", "a=1&a=2"},
+	} {
+		f.Add(seed[0], seed[1])
+	}
+	f.Fuzz(func(t *testing.T, credentials, form string) {
+		for _, r := range credentials {
+			if r < ' ' || r > '~' {
+				t.Skip("cannot be sent")
+			}
+		}
+		for _, path := range []string{tokenPath, revokePath, introspectPath, userinfoPath} {
+			a := ts.in(t).do("POST", path, "", form, formType, "Authorization: "+credentials)
+			if a.status >= 500 || a.json["access_token"] != nil || a.header.Get("Location") != "" {
+				t.Errorf("%s with %q, %q: %d %s", path, credentials, form, a.status, a.body)
+			}
+		}
+	})
+}
+
+// certifier is a run of the OpenID Foundation's conformance suite against the
+// client wiki, which does no PKCE. Another client is app.
+type certifier struct {
+	*surfer
+	shown []string // which pages the user saw
+}
+
+// visit sends the user to the authorization endpoint, where ada logs in if she
+// is asked to, and returns what the client gets.
+func (v *certifier) visit(changes ...string) url.Values {
+	v.Helper()
+	plain := []string{"code_challenge=-", "code_challenge_method=-", "scope=openid"}
+	a := v.authorize("wiki", append(plain, changes...)...)
+	v.shown = append(v.shown, kindOf(a))
+	switch kindOf(a) {
+	case "login page":
+		a = v.logIn(a, adaEmail, userPassword)
+	case "continue page":
+		a = v.do("POST", actionOf(a), url.Values{"answer": {"yes"}, "user": {v.userOfPage(a)}})
+	}
+	return v.back("wiki", a)
+}
+
+func (v *certifier) token(code string) answer { return v.redeem("wiki", code, "code_verifier=-") }
+
+// happy is a whole login. It checks what every module does, and returns the
+// answer of the token endpoint and the claims of the id_token.
+func (v *certifier) happy(changes ...string) (answer, object) {
+	v.Helper()
+	query := v.visit(changes...)
+	want(v, "length of the code", len(query.Get("code")) >= 22, true)
+	tokens := v.wantOK("token", v.token(query.Get("code")))
+	want(v, "token_type", tokens.text("token_type"), "Bearer")
+	want(v, "expires_in", tokens.json["expires_in"], any(900.0))
+	token := tokens.text("id_token")
+	_, err := verifyToken[idClaims](v.keys.current(), token, expected{v.cfg.issuer, "wiki", v.now(), false})
+	want(v, "id_token", err, nil)
+	return tokens, claimsOf(token)
+}
+
+func (v *certifier) userinfo(tokens answer) answer {
+	v.Helper()
+	return v.wantOK("userinfo", v.testServer.do("GET", userinfoPath, tokens.text("access_token"), nil))
+}
+
+// silent checks that a request shows no page and is about the same login.
+func (v *certifier) silent(first object, changes ...string) {
+	v.Helper()
+	pages := len(v.shown)
+	_, claims := v.happy(changes...)
+	want(v, "pages", fmt.Sprint(v.shown[pages:]), "[code]")
+	want(v, "sub", claims["sub"], first["sub"])
+	want(v, "auth_time", claims["auth_time"], first["auth_time"])
+}
+
+// again checks that a request shows the login page and is about a later login.
+func (v *certifier) again(first object, changes ...string) {
+	v.Helper()
+	_, claims := v.happy(changes...)
+	want(v, "pages", fmt.Sprint(v.shown[len(v.shown)-1:]), "[login page]")
+	want(v, "sub", claims["sub"], first["sub"])
+	want(v, "login is later", claims["auth_time"].(float64) > first["auth_time"].(float64), true)
+	want(v, "login is now", int64(claims["auth_time"].(float64)), v.now().Unix())
+}
+
+// fails checks that the client hears an error and that a used code is not given.
+func (v *certifier) fails(code string, changes ...string) {
+	v.Helper()
+	query := v.visit(changes...)
+	want(v, "error", query.Get("error"), code)
+	members := slices.DeleteFunc(slices.Sorted(maps.Keys(query)), func(name string) bool {
+		return slices.Contains([]string{"error", "error_description", "state", "iss", "x"}, name)
+	})
+	want(v, "other members", fmt.Sprint(members), "[]")
+	want(v, "control characters", strings.ContainsAny(query.Get("error_description"), "\r\n\t"), false)
+}
+
+// certificationModules are those of the plans oidcc-basic, oidcc-config and
+// oidcc-rp-initiated-logout for clients that are not registered by themselves.
+var certificationModules = map[string]func(v *certifier){
+	"oidcc-server": func(v *certifier) {
+		tokens, claims := v.happy()
+		members := fmt.Sprint(slices.Sorted(maps.Keys(claims)))
+		want(v, "claims", members, "[acr amr at_hash aud auth_time exp iat iss nonce sid sub]")
+		want(v, "nonce", claims["nonce"], any("n-1"))
+		want(v, "userinfo", v.userinfo(tokens).text("sub"), claims["sub"].(string))
+	},
+	"oidcc-response-type-missing": func(v *certifier) { v.fails("invalid_request", "response_type=-") },
+	"oidcc-userinfo-get": func(v *certifier) {
+		tokens, claims := v.happy()
+		a := v.userinfo(tokens)
+		want(v, "Content-Type", a.header.Get("Content-Type"), "application/json")
+		want(v, "sub", any(a.text("sub")), claims["sub"])
+	},
+	"oidcc-userinfo-post-header": func(v *certifier) {
+		tokens, claims := v.happy()
+		a := v.wantOK("POST", v.testServer.do("POST", userinfoPath, tokens.text("access_token"), nil))
+		want(v, "sub", any(a.text("sub")), claims["sub"])
+	},
+	"oidcc-userinfo-post-body": func(v *certifier) {
+		tokens, claims := v.happy()
+		form := "access_token=" + tokens.text("access_token")
+		a := v.wantOK("POST", v.testServer.do("POST", userinfoPath, "", form, formType))
+		want(v, "sub", any(a.text("sub")), claims["sub"])
+	},
+	"oidcc-ensure-request-without-nonce-succeeds-for-code-flow": func(v *certifier) {
+		_, claims := v.happy("nonce=-")
+		want(v, "nonce", claims["nonce"], nil)
+	},
+	"oidcc-scope-profile": func(v *certifier) {
+		tokens, _ := v.happy("scope=openid profile")
+		want(v, "name", v.userinfo(tokens).text("name"), adaEmail)
+		want(v, "preferred_username", v.userinfo(tokens).text("preferred_username"), adaEmail)
+	},
+	"oidcc-scope-email": func(v *certifier) {
+		tokens, _ := v.happy("scope=openid email")
+		want(v, "email", v.userinfo(tokens).text("email"), adaEmail)
+	},
+	"oidcc-scope-all": func(v *certifier) {
+		tokens, _ := v.happy("scope=openid profile email address phone")
+		want(v, "scope", tokens.text("scope"), "openid profile email")
+		want(v, "members", len(v.userinfo(tokens).json), 4)
+	},
+	"oidcc-alternate-happy-flow": func(v *certifier) {
+		tokens, _ := v.happy("scope=phone email profile openid")
+		want(v, "scope", tokens.text("scope"), "email profile openid")
+	},
+	"oidcc-display-page":     func(v *certifier) { v.happy("display=page") },
+	"oidcc-display-popup":    func(v *certifier) { v.happy("display=popup") },
+	"oidcc-ui-locales":       func(v *certifier) { v.happy("ui_locales=se") },
+	"oidcc-claims-locales":   func(v *certifier) { v.happy("claims_locales=se") },
+	"oidcc-login-hint":       func(v *certifier) { v.happy("login_hint=buffy@localhost") },
+	"oidcc-claims-essential": func(v *certifier) { v.happy(`claims={"userinfo":{"name":{"essential":true}}}`) },
+	"oidcc-ensure-request-with-unknown-parameter-succeeds": func(v *certifier) { v.happy("extra=foobar") },
+	"oidcc-ensure-request-with-acr-values-succeeds": func(v *certifier) {
+		_, claims := v.happy("acr_values=1")
+		want(v, "acr", claims["acr"], any("1"))
+	},
+	"oidcc-prompt-login": func(v *certifier) {
+		_, first := v.happy()
+		v.clock.advance(time.Second)
+		v.again(first, "prompt=login")
+	},
+	"oidcc-prompt-none-not-logged-in": func(v *certifier) {
+		state := strings.Repeat("x", 128)
+		query := v.visit("prompt=none", "state="+state)
+		want(v, "error", query.Get("error"), "login_required")
+		want(v, "state", query.Get("state"), state)
+		v.fails("login_required", "prompt=none")
+	},
+	"oidcc-prompt-none-logged-in": func(v *certifier) {
+		_, first := v.happy()
+		v.clock.advance(time.Second)
+		v.silent(first, "prompt=none")
+	},
+	"oidcc-id-token-hint": func(v *certifier) {
+		tokens, first := v.happy()
+		v.clock.advance(time.Second)
+		v.silent(first, "prompt=none", "id_token_hint="+tokens.text("id_token"))
+	},
+	"oidcc-max-age-1": func(v *certifier) {
+		_, first := v.happy()
+		v.clock.advance(2 * time.Second)
+		v.again(first, "max_age=1")
+	},
+	"oidcc-max-age-10000": func(v *certifier) {
+		_, first := v.happy("max_age=15000")
+		v.clock.advance(time.Second)
+		v.silent(first, "max_age=10000")
+	},
+	"oidcc-codereuse": func(v *certifier) {
+		code := v.visit().Get("code")
+		v.wantOK("token", v.token(code))
+		v.wantOAuth("second use", v.token(code), 400, "invalid_grant")
+	},
+	"oidcc-codereuse-30seconds": func(v *certifier) {
+		code := v.visit().Get("code")
+		tokens := v.wantOK("token", v.token(code))
+		v.userinfo(tokens)
+		v.clock.advance(30 * time.Second)
+		v.wantOAuth("second use", v.token(code), 400, "invalid_grant")
+		v.wantOAuth("userinfo", v.testServer.do("GET", userinfoPath, tokens.text("access_token"), nil), 401,
+			"invalid_token")
+	},
+	"oidcc-ensure-registered-redirect-uri": func(v *certifier) {
+		a := v.authorize("wiki", "redirect_uri=https://wiki.example/cb?x=1/unregistered")
+		want(v, "answer", kindOf(a)+a.header.Get("Location"), "400")
+	},
+	"oidcc-ensure-post-request-succeeds": func(v *certifier) {
+		_, query, _ := strings.Cut(authorizeURL("wiki", providerURIs["wiki"]), "?")
+		a := v.do("POST", authorizePath, must(url.ParseQuery(query)))
+		a = v.do("GET", a.header.Get("Location"), nil)
+		v.back("wiki", v.logIn(a, adaEmail, userPassword))
+	},
+	"oidcc-server-client-secret-post": func(v *certifier) {
+		methods := v.testServer.do("GET", discoveryPath, "",
+			nil).json["token_endpoint_auth_methods_supported"]
+		wantText(v, "methods", fmt.Sprint(methods), "client_secret_post")
+		a := v.post(tokenPath, "", "client_id=wiki", "client_secret="+wikiSecret,
+			"grant_type=authorization_code",
+			"code="+v.visit().Get("code"), "redirect_uri="+providerURIs["wiki"])
+		v.wantOK("token", a)
+	},
+	"oidcc-request-uri-unsigned-supported-correctly-or-rejected-as-unsupported": func(v *certifier) {
+		v.fails("request_uri_not_supported", "request_uri=https://client.example/request.jwt")
+	},
+	"oidcc-unsigned-request-object-supported-correctly-or-rejected-as-unsupported": func(v *certifier) {
+		v.fails("request_not_supported", "request=eyJhbGciOiJub25lIn0.e30.")
+	},
+	"oidcc-ensure-request-object-with-redirect-uri": func(v *certifier) {
+		v.fails("request_not_supported", "request=eyJhbGciOiJub25lIn0.e30.")
+		a := v.authorize("wiki", "request=eyJhbGciOiJub25lIn0.e30.",
+			"redirect_uri=https://wiki.example/other")
+		want(v, "unregistered", kindOf(a)+a.header.Get("Location"), "400")
+	},
+	"oidcc-refresh-token": func(v *certifier) {
+		tokens, first := v.happy("scope=openid offline_access", "prompt=consent")
+		other := v.wantOK("token", v.redeem("app", v.mustCode("app")))
+		v.clock.advance(time.Second)
+		a := v.refreshAs("wiki", tokens.text("refresh_token"), "scope=openid")
+		claims := claimsOf(v.wantOK("refresh", a).text("id_token"))
+		for _, name := range []string{"iss", "sub", "aud", "auth_time", "azp", "acr", "sid"} {
+			want(v, name, claims[name], first[name])
+		}
+		want(v, "iat stays", claims["iat"] == first["iat"], false)
+		want(v, "headers", fmt.Sprint(a.header["Cache-Control"], a.text("token_type")), "[no-store]Bearer")
+		v.wantOAuth("by client 1", v.refreshAs("wiki", other.text("refresh_token")), 400, "invalid_grant")
+		v.wantOK("by client 2", v.refreshAs("app", other.text("refresh_token")))
+	},
+	"oidcc-ensure-request-with-valid-pkce-succeeds": func(v *certifier) {
+		const full = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+		sum := sha256.Sum256([]byte(full))
+		query := v.visit("code_challenge="+b64.EncodeToString(sum[:]), "code_challenge_method=S256")
+		v.wantOK("token", v.redeem("wiki", query.Get("code"), "code_verifier="+full))
+	},
+
+	"oidcc-discovery-endpoint-verification": func(v *certifier) {
+		a := v.testServer.do("GET", discoveryPath, "", nil)
+		want(v, "Content-Type", a.header.Get("Content-Type"), "application/json")
+		want(v, "issuer", a.text("issuer"), v.cfg.issuer)
+		wantText(v, "scopes", fmt.Sprint(a.json["scopes_supported"]), "openid")
+		keys := v.testServer.do("GET", strings.TrimPrefix(a.text("jwks_uri"), v.cfg.issuer), "", nil)
+		want(v, "keys with kids", strings.Count(keys.body, `"kid"`), strings.Count(keys.body, `"kty"`))
+	},
+
+	"oidcc-rp-initiated-logout": certifyLogout("HINT&URI&state=a+b",
+		"https://wiki.example/bye?x=1&state=a+b"),
+	"oidcc-rp-initiated-logout-no-state": certifyLogout("HINT&URI",
+		"https://wiki.example/bye?x=1"),
+	"oidcc-rp-initiated-logout-no-params": certifyLogout(
+		"", "signed out"),
+	"oidcc-rp-initiated-logout-only-state": certifyLogout("state=x",
+		"signed out"),
+	"oidcc-rp-initiated-logout-no-post-logout-redirect-uri": certifyLogout("HINT&state=x",
+		"signed out"),
+	"oidcc-rp-initiated-logout-no-id-token-hint": certifyLogout("URI&state=x",
+		"signed out"),
+	"oidcc-rp-initiated-logout-bad-logout-redirect-uri": certifyLogout(
+		"HINT&post_logout_redirect_uri=https%3A%2F%2Fwiki.example%2F&state=x", "signed out"),
+	"oidcc-rp-initiated-logout-query-added-to-post-logout-redirect-uri": certifyLogout(
+		"HINT&URI%26foo%3Dbar&state=x", "signed out"),
+	"oidcc-rp-initiated-logout-modified-id-token-hint": certifyLogout("NONE&URI&state=x",
+		"signed out"),
+	"oidcc-rp-initiated-logout-bad-id-token-hint": certifyLogout(
+		"FOREIGN&URI&state=x", "signed out"),
+}
+
+// certifyLogout is a module of logout: after it prompt=none finds nobody.
+func certifyLogout(query, outcome string) func(v *certifier) {
+	return func(v *certifier) {
+		tokens, _ := v.happy()
+		hint := tokens.text("id_token")
+		parts := strings.Split(hint, ".")
+		none := b64.EncodeToString([]byte(`{"alg":"none"}`)) + "." + parts[1] + "."
+		a := v.do("GET", logoutPath+"?"+strings.NewReplacer("HINT", "id_token_hint="+hint,
+			"NONE", "id_token_hint="+none, "FOREIGN", "id_token_hint="+parts[0]+"."+parts[1]+"."+parts[0],
+			"URI", "post_logout_redirect_uri="+url.QueryEscape("https://wiki.example/bye?x=1")).Replace(query), nil)
+		if kindOf(a) == "logout page" {
+			a = v.do("POST", actionOf(a), url.Values{})
+		}
+		want(v, "outcome", kindOf(a), outcome)
+		v.fails("login_required", "prompt=none")
+	}
+}
+
+// TestProvider_Certification asks what the modules of the conformance suite ask.
+func TestProvider_Certification(t *testing.T) {
+	t.Parallel()
+	ts, _ := newProvider(t, unthrottled)
+	for name, module := range certificationModules {
+		t.Run(name, func(t *testing.T) {
+			module(&certifier{surfer: &surfer{testServer: ts.in(t)}})
+		})
+	}
+}
+
+// TestToken_Groups: names of groups go to clients; who has none of a client's
+// groups gets no code, and no more tokens from the removal on.
+func TestToken_Groups(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	admin, ada := ts.mustAdmin(), must(ts.store.userByLogin(adaEmail)).id
+	staff, ops := ts.group(admin, "staff", defaultOrg), ts.group(admin, "ops", "other")
+	b.as(adaEmail)
+	want(t, "without a group", kindOf(b.authorize("staff")), "access_denied")
+	want(t, "and without a page", kindOf(b.authorize("staff", "prompt=none")), "access_denied")
+	ts.join(admin, staff, ada)
+	ts.join(admin, ts.group(admin, "all", defaultOrg), ada)
+	tokens := ts.wantOK("token", b.redeem("staff", b.mustCode("staff")))
+	for range 2 {
+		info := ts.wantOK("userinfo", ts.do("GET", userinfoPath, tokens.text("access_token"), nil))
+		for what, claims := range map[string]object{"id_token": claimsOf(tokens.text("id_token")), "userinfo": info.json} {
+			names := claims["groups"].([]any)
+			slices.SortFunc(names, func(a, b any) int { return strings.Compare(a.(string), b.(string)) })
+			want(t, "groups of the "+what, fmt.Sprint(names), "[all staff]")
+		}
+		tokens = ts.wantOK("refresh", ts.refreshAs("staff", tokens.text("refresh_token")))
+	}
+	code := b.mustCode("staff")
+	ts.mustAsk("DELETE /groups/"+staff+"/members/"+ada, admin, nil)
+	ts.wantOAuth("a code from before", b.redeem("staff", code), 400, "invalid_grant")
+	ts.wantOAuth("refresh", ts.refreshAs("staff", tokens.text("refresh_token")), 400, "invalid_grant")
+	ts.wantDead("staff", tokens)
+	want(t, "a new code", kindOf(b.authorize("staff")), "access_denied")
+	// A group of the same name elsewhere is another one.
+	eve := ts.mustUser("eve@example.com", viewer, "other")
+	ts.join(admin, ts.group(admin, "staff", "other"), eve)
+	b.as("eve@example.com")
+	want(t, "staff of another organisation", kindOf(b.authorize("staff")), "access_denied")
+	ts.join(admin, ops, eve)
+	tokens = ts.wantOK("token", b.redeem("staff", b.mustCode("staff")))
+	wantText(t, "claims", fmt.Sprint(claimsOf(tokens.text("id_token"))["groups"]), "other/ops", "other/staff")
+	tokens = ts.wantOK("token", b.redeem("app", b.mustCode("app", "scope=openid")))
+	want(t, "groups without the scope", claimsOf(tokens.text("id_token"))["groups"], nil)
+}
+
+// TestToken_GroupRaces: of refreshes that race a removal from the client's
+// group, none that begins afterwards mints anything.
+func TestToken_GroupRaces(t *testing.T) {
+	t.Parallel()
+	ts, _ := newProvider(t, unthrottled)
+	admin, rounds, minted := ts.mustAdmin(), 100, 0
+	fmt.Sscan(os.Getenv("PICO_AUTH_ROUNDS"), &rounds)
+	group := ts.group(admin, "staff", defaultOrg)
+	for range rounds / 4 {
+		b, email := &surfer{testServer: ts}, newID()+"@example.com"
+		id := ts.mustUser(email, viewer, defaultOrg)
+		ts.join(admin, group, id)
+		tokens := ts.wantOK("token", b.redeem("staff", b.as(email).mustCode("staff")))
+		removed := make(chan answer, 1)
+		go func() { removed <- ts.ask("DELETE /groups/"+group+"/members/"+id, admin, nil) }()
+		for len(removed) == 0 {
+			a := ts.refreshAs("staff", tokens.text("refresh_token"))
+			if a.status != 200 {
+				break
+			}
+			tokens, minted = a, minted+1
+		}
+		ts.wantOK("removal", <-removed)
+		ts.wantOAuth("refresh", ts.refreshAs("staff", tokens.text("refresh_token")), 400, "invalid_grant")
+		ts.wantDead("staff", tokens)
+	}
+	want(t, "refreshes that won", minted > 0, true)
+}
+
+// TestToken_ServiceTokens: a service token gets a token that verifiers take like
+// a user's, and that opens nothing here.
+func TestToken_ServiceTokens(t *testing.T) {
+	t.Parallel()
+	ts, _ := newProvider(t)
+	admin := ts.mustAdmin()
+	made := ts.mustAsk("POST /service-tokens", admin, object{"name": "bot.1", "role": "operator", "org_id": "acme"})
+	form := func(id, secret, grant string) string {
+		return url.Values{"client_id": {id}, "client_secret": {secret}, "grant_type": {grant}}.Encode()
+	}
+	post := func(path, form string) answer { return ts.do("POST", path, "", form, formType) }
+	good := form("bot.1", made.text("token"), "client_credentials")
+	a := ts.wantOK("token", post(tokenPath, good))
+	access := a.text("access_token")
+	now := ts.now().Unix()
+	claims := claimsOf(access)
+	want(t, "jti", len(claims["jti"].(string)), 26)
+	delete(claims, "jti")
+	want(t, "claims", string(must(json.Marshal(claims))), fmt.Sprintf(`{"aud":"pico-bot","client_id":"bot.1","email":"",`+
+		`"exp":%d,"groups":[],"iat":%d,"iss":"http://localhost:8100","org_id":"acme","role":"operator","sub":%q}`,
+		now+900, now, made.text("id")))
+	want(t, "members", fmt.Sprint(slices.Sorted(maps.Keys(a.json))), "[access_token expires_in scope token_type]")
+	ts.wantProblem("GET /me", ts.ask("GET /me", access, nil), 401, "invalid_token")
+	ts.wantOAuth("userinfo", ts.do("GET", userinfoPath, access, nil), 401, "invalid_token")
+	active := func(by string) any { return post(introspectPath, by+"&token="+access).json["active"] }
+	want(t, "by itself", active(good), any(true))
+	want(t, "by another client", ts.post(introspectPath, "app", "token="+access).json["active"], any(false))
+	want(t, "by a client of its audience", ts.post(introspectPath, "mcp", "token="+access).json["active"], any(true))
+	for _, line := range lines(`
+		bot.1  TOKEN  authorization_code  400 unauthorized_client
+		bot.1  TOKEN  refresh_token       400 unauthorized_client
+		bot.1  TOKEN  password            400 unsupported_grant_type
+		bot.1  x      client_credentials  401 invalid_client
+		bot.2  TOKEN  client_credentials  401 invalid_client
+		app    TOKEN  client_credentials  401 invalid_client
+		app    APP    client_credentials  400 unauthorized_client`) {
+		c := columns(strings.NewReplacer("TOKEN", made.text("token"), "APP", appSecret).Replace(line))
+		status, code, _ := strings.Cut(c[3], " ")
+		ts.wantOAuth(line, post(tokenPath, form(c[0], c[1], c[2])), must(strconv.Atoi(status)), code)
+	}
+	ts.wantOK("revocation, which changes nothing", post(revokePath, good+"&token="+access))
+	want(t, "afterwards", active(good), any(true))
+	for range 60 {
+		post(tokenPath, form("bot.1", "x", "client_credentials"))
+	}
+	ts.wantOAuth("guessing", post(tokenPath, form("bot.1", "x", "client_credentials")), 429, "temporarily_unavailable")
+	ts.wantOK("the right one meanwhile", post(tokenPath, good))
+	ts.mustAsk("DELETE /service-tokens/bot.1", admin, nil)
+	want(t, "after its end", ts.post(introspectPath, "mcp", "token="+access).json["active"], any(false))
+	ts.wantProblem("a name of a client", ts.ask("POST /service-tokens", admin, object{"name": "app"}), 409, "name_taken")
+	dbFile(ts.cfg.databasePath(), `INSERT INTO service_tokens (id, name, token_hash, role, org_id, description, created_at)
+		VALUES ('i', 'wiki', x'00', 'viewer', 'default', '', 0)`)
+	wantText(t, "start", fmt.Sprint(ts.checkClientNames()), "oidc.clients.wiki is called like a service token")
+}
+
+// TestAuthorize_HintAndPlace: somebody else may log in where a hint expects a
+// user, but the client does not get that user; and the login page of programs
+// that anybody can pretend to be says where the answer goes.
+func TestAuthorize_HintAndPlace(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	b.as(adaEmail)
+	hint := "id_token_hint=" + ts.wantOK("token", b.redeem("app", b.mustCode("app"))).text("id_token")
+	want(t, "the user", kindOf(b.authorize("app", hint)), "code")
+	page := b.authorize("app", hint, "prompt=login")
+	want(t, "another user", kindOf(b.logIn(page, "bob@example.com", userPassword)), "login_required")
+	want(t, "the user again", kindOf(b.logIn(b.authorize("app", hint), adaEmail, userPassword)), "code")
+	wantText(t, "page", b.authorize("cli", "prompt=login").body, "at <strong>127.0.0.1</strong>")
+	want(t, "where, of others", strings.Contains(b.authorize("app", "prompt=login").body, " at <strong>"), false)
+}
+
+// TestSessions_BrowserTakesItsClientsAlong: ending a browser's session in the
+// list of sessions is a logout there.
+func TestSessions_BrowserTakesItsClientsAlong(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	b.as(adaEmail)
+	tokens := ts.wantOK("token", b.redeem("app", b.mustCode("app")))
+	offline := ts.wantOK("token", b.redeem("app", b.mustCode("app", "scope=openid offline_access")))
+	access, _ := ts.mustLogin(adaEmail, userPassword)
+	list := ts.mustAsk("GET /me/sessions", access, nil)
+	wantText(t, "sessions", list.body, `"client":"app"`, `"client":"#browser"`)
+	browser := ts.rowsOf(`client_id = '#browser'`)
+	ts.mustAsk("DELETE /me/sessions/"+browser, access, nil)
+	want(t, "the cookie", kindOf(b.authorize("app")), "login page")
+	ts.wantDead("app", tokens)
+	ts.wantOK("offline", ts.refreshAs("app", offline.text("refresh_token")))
+	ts.wantOK("the JSON login", ts.ask("GET /me", access, nil))
+}
+
+// === clients.go ===
+
+const (
+	appSecret  = "app-secret-0123456789abcdefghijklmn"
+	wikiSecret = "wiki-secret-0123456789abcdefghijklm"
+)
+
+// providerFile is the section of the tests' clients. The first one is as most
+// are; the others are each odd in one way.
+const providerFile = `
+oidc:
+  clients:
+    app:
+      name: The App
+      secret: ` + appSecret + `
+      redirect_uris: ["https://app.example/cb", "https://app.example/other"]
+      post_logout_redirect_uris: https://app.example/bye
+    wiki: # cannot do PKCE
+      secret: ` + wikiSecret + `
+      redirect_uris: https://wiki.example/cb?x=1
+      post_logout_redirect_uris: https://wiki.example/bye?x=1
+      pkce: optional
+    cli: # is a program on its user's machine
+      redirect_uris: ["http://127.0.0.1/cb", "http://[::1]/cb", "http://localhost:5/cb", com.example.cli:/cb]
+    spa: # is a script
+      redirect_uris: https://spa.example/cb
+      refresh: false
+    staff: # is not for everybody
+      secret: ` + wikiSecret + `
+      redirect_uris: https://staff.example/cb
+      groups: [staff, other/ops]
+    mcp: # has tokens that others read
+      secret: ` + wikiSecret + `
+      redirect_uris: https://mcp.example/cb
+      audience: ["https://mcp.example/mcp", pico-bot]
+    asking:
+      secret: ` + wikiSecret + `
+      redirect_uris: https://asking.example/cb
+      ask: true
+`
+
+// providerSecrets are the secrets of those who have one.
+var providerSecrets = map[string]string{
+	"app":    appSecret,
+	"wiki":   wikiSecret,
+	"staff":  wikiSecret,
+	"mcp":    wikiSecret,
+	"asking": wikiSecret,
+}
+
+// providerURIs are where their users go back to.
+var providerURIs = map[string]string{
+	"app":    "https://app.example/cb",
+	"wiki":   "https://wiki.example/cb?x=1",
+	"cli":    "http://127.0.0.1/cb",
+	"spa":    "https://spa.example/cb",
+	"staff":  "https://staff.example/cb",
+	"mcp":    "https://mcp.example/cb",
+	"asking": "https://asking.example/cb",
+}
+
+// providerClients configures them.
+func providerClients(c *config) {
+	file := must(os.CreateTemp("", "*.yaml"))
+	defer os.Remove(file.Name())
+	must(file.WriteString(providerFile))
+	mustOK(file.Close())
+	c.clients = must(loadConfig(file.Name(), nil)).clients
+}
+
+// TestClients_Faults: whatever is wrong with a client stops the start, with the
+// line, the key and what is allowed, and without any value. Lines of the client
+// stand between semicolons; the first of them is line 6.
+func TestClients_Faults(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	mustOK(os.WriteFile(dir+"/good", []byte(appSecret+"\r\n"), 0o600))
+	mustOK(os.WriteFile(dir+"/short", []byte("hunter2"), 0o600))
+	fill := strings.NewReplacer("DIR", dir, "SECURE", "secret: hunter2_hunter2-hunter2-hunter2-",
+		"URI", "redirect_uris: https://app.example/cb")
+	for _, line := range lines(`
+		URI                                        -
+		URI; SECURE; pkce: optional                -
+		URI; secret_file: DIR/good; pkce: optional  -
+		URI; secret: "${ENV:APP_SECRET}"           -
+		-  PATH:5: oidc.clients.app.redirect_uris is missing; it must list
+		URI; secret: hunter2  PATH:7: oidc.clients.app.secret must have at least 32 characters
+		URI; secret: hunter2 + hunter2 = hunter2hunter2  PATH:7: oidc.clients.app.secret must have at least 32
+		URI; secret: hunter2; pkce: optional       PATH:7: oidc.clients.app.secret must have at least 32
+		URI; secret: ""  PATH:7: oidc.clients.app.secret is empty; it must have at least 32
+		URI; secret: "${ENV:NONE}"  PATH:7: oidc.clients.app.secret uses ${ENV:NONE}, but the
+		URI; secret: !x hunter2                    PATH:7: oidc.clients.app.secret must be a plain value
+		URI; SECURE; secret_file: DIR/good  PATH:5: oidc.clients.app.secret and .secret_file are both set
+		URI; secret_file: /hunter2; pkce: optional  PATH:5: oidc.clients.app.secret_file cannot be used: no such file
+		URI; secret_file: DIR/short                PATH:5: oidc.clients.app.secret_file cannot be used: must have at least 32
+		URI; pkce: optional                        PATH:5: oidc.clients.app.pkce must be required, because
+		URI; SECURE; pkce: off                     PATH:8: oidc.clients.app.pkce must be required or optional
+		URI; name: ""                              PATH:7: oidc.clients.app.name is empty; it must be set
+		URI; name:                                 PATH:7: oidc.clients.app.name has no value
+		URI; name: a; name: hunter2                PATH:8: oidc.clients.app.name stands here and at PATH:7
+		URI; ask: hunter2                          PATH:7: oidc.clients.app.ask must be true or false
+		URI; refresh: hunter2                      PATH:7: oidc.clients.app.refresh must be true or false
+		URI; nmae: hunter2  PATH:7: unknown setting oidc.clients.app.nmae; did you mean oidc.clients.app.name?
+		URI; groups: {hunter2: x}                  PATH:7: oidc.clients.app.groups must be a plain value
+		redirect_uris: []  PATH:6: oidc.clients.app.redirect_uris is empty; it must list
+		URI; post_logout_redirect_uris: ""  PATH:7: oidc.clients.app.post_logout_redirect_uris is empty`) {
+		t.Run(line, func(t *testing.T) {
+			c := columns(line)
+			text := "auth:\n  registration_enabled: false\noidc:\n  clients:\n    app:\n"
+			for setting := range strings.SplitSeq(fill.Replace(c[0]), "; ") {
+				text += "      " + setting + "\n"
+			}
+			path := configFile(t, text)
+			loaded, err := loadConfig(path, []string{"APP_SECRET=" + appSecret})
+			if c[1] == "" {
+				want(t, "fault", err, nil)
+				want(t, "notes", len(loaded.notes), 0)
+				return
+			}
+			report := strings.ReplaceAll(fmt.Sprint(err), path, "PATH")
+			wantText(t, "fault", report, c[1])
+			want(t, "faults in "+report, strings.Count(report, "\n"), 0)
+			want(t, report+" shows a value", strings.Contains(report, "hunter2"), false)
+		})
+	}
+}
+
+// TestClients_RedirectURIs: what a code must not be sent to cannot be
+// registered, nor what two programs could read differently.
+func TestClients_RedirectURIs(t *testing.T) {
+	t.Parallel()
+	for verdict, uris := range map[string]string{
+		"<nil>": `
+			https://app.example  https://app.example/cb?x=1&y=%2F  https://app.example:8443/  HTTPS://app.example/
+			http://127.0.0.1/cb  http://127.0.0.1:5123/cb  http://[::1]/cb  http://localhost  http://app.localhost/cb
+			com.example.app:/cb  com.example.app://host/cb  app.immich:///oauth-callback
+			https://a.example/,https://b.example/`,
+		"must list exact URIs": `
+			app.example/cb  /cb  //app.example/cb  https:  https:/cb  https://  https://:443/cb  cb
+			http://app.example/cb  http://localhost.evil.example/  http://192.168.0.1/  http://0.0.0.0/
+			http://127.0.0.1.nip.io/  http://evil.example#@localhost/  ftp://localhost/  ws://localhost/
+			https://*.example.com/  https://app.example/*  https://app.example/cb#  https://app.example/#x
+			https://u@app.example/  https://u:p@app.example/  https://app.example\@evil.example/  https://a.example\
+			javascript:alert(1)  JavaScript:alert(1)  java.script:%0aalert(1)#  data:text/html,x  DATA:text/html;x
+			vbscript:x  file:///etc/passwd  blob:https://app.example/x  about:blank  myapp:/cb
+			https://app.example/%zz  https://[::1  https://a.example/,http://b.example/`,
+	} {
+		for _, uri := range strings.Fields(uris) {
+			t.Run(uri, func(t *testing.T) {
+				wantText(t, "verdict", fmt.Sprint(checkRedirectURIs(uri)), verdict)
+			})
+		}
+	}
+	for _, uri := range []string{"https://app.example/a b", "https://app.example/\x7f",
+		"https://app.example/\nx"} {
+		wantText(t, "verdict", fmt.Sprint(checkRedirectURIs(uri)), "must list exact URIs")
+	}
+}
+
+// TestClients_Names: a client_id is a plain word, and no audience, because that
+// of id_tokens is the client_id.
+func TestClients_Names(t *testing.T) {
+	t.Parallel()
+	for _, line := range lines(`
+		grafana          -
+		a.b_C-9          -
+		""               must be called by 1 to 100 letters
+		"#browser"       must be called by 1 to 100 letters
+		a b              must be called by 1 to 100 letters
+		a:b              must be called by 1 to 100 letters
+		é                must be called by 1 to 100 letters
+		pico-bot         must not be called like the issuer or an audience
+		other            must not be called like the issuer or an audience
+		issuer           must not be called like the issuer or an audience`) {
+		t.Run(line, func(t *testing.T) {
+			c := columns(line)
+			_, err := loadConfig(configFile(t, strings.ReplaceAll(`
+oidc:
+  clients:
+    NAME: {redirect_uris: "https://app.example/cb"}
+    mcp: {redirect_uris: "https://app.example/cb", audience: [other, issuer]}
+`, "NAME", c[0])), []string{"AUTH_REGISTRATION_ENABLED=no"})
+			if c[1] == "" {
+				want(t, "fault", err, nil)
+				return
+			}
+			wantText(t, "fault", fmt.Sprint(err), ":4: oidc.clients."+strings.Trim(c[0], `"`)+" "+c[1])
+			want(t, "faults", strings.Count(fmt.Sprint(err), "\n"), 0)
+		})
+	}
+}
+
+// TestClients_AndTheRest: what clients must not be together with other
+// settings, and what is hardly meant.
+func TestClients_AndTheRest(t *testing.T) {
+	t.Parallel()
+	c := must(loadConfig(configFile(t, providerFile), nil))
+	wantText(t, "notes", strings.Join(c.notes, "\n"),
+		"auth.registration_enabled", "no groups: app asking cli mcp spa wiki")
+	c = must(loadConfig(configFile(t, providerFile), []string{"AUTH_REGISTRATION_ENABLED=no"}))
+	want(t, "notes", len(c.notes), 0)
+	faults := ""
+	c.clients.checkBeside("ML-DSA-65", false, func(text string) { faults += text }, nil)
+	wantText(t, "fault", faults,
+		"auth.algorithm (AUTH_ALGORITHM) must be RS256 or ES256 while there are clients")
+	oidcClients{}.checkBeside("ML-DSA-65", true, nil, nil)
+	for name, text := range map[string]string{
+		"list":         "oidc: {clients: [hunter2]}",
+		"text":         "oidc: {clients: hunter2}",
+		"client is no": "oidc: {clients: {app: hunter2}}",
+	} {
+		_, err := loadConfig(configFile(t, text), nil)
+		wantText(t, name, fmt.Sprint(err), ":1: expected settings here")
+		want(t, name+" shows a value", strings.Contains(fmt.Sprint(err), "hunter2"), false)
+	}
+	_, err := loadConfig(configFile(t, "oidc: {clients: {app: , app: }}"), nil)
+	wantText(t, "twice", fmt.Sprint(err), "oidc.clients.app stands here and at")
+}
+
+// TestClients_DumpReadsBack: `pico-auth config` prints the clients with their
+// sources and without their secrets.
+func TestClients_DumpReadsBack(t *testing.T) {
+	t.Parallel()
+	out := configDump(must(loadConfig(configFile(t, providerFile), nil)))
+	wantText(t, "dump", out, "oidc:\n", "  clients:\n    \"app\":\n", "      name: \"The App\" ",
+		"      secret: <redacted> ", "      pkce: \"optional\" ", "application.yaml:6\n",
+		`redirect_uris: "https://app.example/cb,https://app.example/other"`, "  session_idle_hours: 12 ")
+	want(t, "secret in dump", regexp.MustCompile(`-secret-`).MatchString(out), false)
+	again := strings.ReplaceAll(out, "<redacted>", appSecret)
+	c := must(loadConfig(configFile(t, again), nil))
+	places := regexp.MustCompile(` +# \S+(\n|$)`)
+	want(t, "the same again", places.ReplaceAllString(configDump(c), "\n"), places.ReplaceAllString(out,
+		"\n"))
+}
+
+// TestClients_RedirectIsExact: a redirect URI is compared byte for byte, but
+// for the port of a loopback URI that is registered without one.
+func TestClients_RedirectIsExact(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t, providerClients)
+	for _, line := range lines(`
+		app   yes  https://app.example/cb https://app.example/other
+		app   no   https://app.example https://app.example/ https://app.example/cb/ https://app.example/cb?
+		app  no  https://app.example/cb?x=1 https://app.example/cb# https://app.example/cb#x https://app.example/CB
+		app  no  HTTPS://app.example/cb https://APP.example/cb https://app.example:443/cb http://app.example/cb
+		app  no  https://app.example.evil.example/cb https://app.example@evil.example/cb https://evil.example/cb
+		app   no   https://evil.example@app.example/cb https://a@b@app.example/cb https://app.example/x/..;/cb
+		app   no   https://app.example/%63b https://app.example/x/%2e%2e/cb https://app.example/x/../cb
+		app  no  https://app.example\@evil.example/cb https://app.example/cb%00 https://app.example/cb%0d%0aX:y
+		app  no  https://app.example/cb,https://app.example/other //app.example/cb /cb cb https://wiki.example/cb?x=1
+		app   no   javascript:alert(1) data:text/html,x http://127.0.0.1/cb
+		wiki  yes  https://wiki.example/cb?x=1
+		wiki  no   https://wiki.example/cb https://wiki.example/cb?x=1&y=2 https://wiki.example/cb?x=2
+		cli  yes  http://127.0.0.1/cb http://127.0.0.1:5123/cb http://127.0.0.1:80/cb http://[::1]/cb http://[::1]:1/cb
+		cli   yes  http://localhost:5/cb com.example.cli:/cb
+		cli   no   http://localhost/cb http://localhost:6/cb http://localhost:5:5/cb http://localhost:55/cb
+		cli  no  http://127.0.0.1:/cb http://127.0.0.1:x/cb http://127.0.0.1:123456/cb http://127.0.0.1:-1/cb
+		cli   no   http://127.0.0.1:5/ http://127.0.0.1:5/cb/ http://127.0.0.1:5/cb?x http://127.0.0.1:5/CB
+		cli  no  https://127.0.0.1:5/cb http://127.0.0.2:5/cb http://127.1:5/cb http://[::ffff:127.0.0.1]:5/cb
+		cli  no  http://127.0.0.1.nip.io:5/cb http://127.0.0.1:5@evil.example/cb http://127.0.0.1@evil.example/cb
+		cli  no  http://evil.example@127.0.0.1:5/cb http://localhost.evil.example:5/cb http://localhost@evil.example/cb
+		cli  no  http://evil.example:80/cb http://127.0.0.1:5/x/../cb com.example.cli:/cb/x com.example.cli://cb`) {
+		c := columns(line)
+		for _, uri := range strings.Fields(c[2]) {
+			t.Run(c[0]+" "+uri, func(t *testing.T) {
+				a := ts.in(t).do("GET", authorizeURL(c[0], uri, "prompt=none"), "", nil)
+				to := a.header.Get("Location")
+				if c[1] == "no" {
+					want(t, "redirect", fmt.Sprint(a.status, to), "400")
+					wantText(t, "log", ts.logs.String(), "is not in oidc.clients."+c[0]+".redirect_uris")
+					return
+				}
+				want(t, "status", a.status, 303)
+				want(t, "begin of "+to, strings.HasPrefix(to, uri), true)
+				wantText(t, "rest", strings.TrimPrefix(to, uri), "error=login_required")
+				must(url.Parse(to))
+			})
+		}
+	}
+}
+
 // === config.go ===
 
 // configFile writes a configuration file and returns its path.
@@ -5680,6 +8328,7 @@ func TestConfig_AlgorithmOfTheBuild(t *testing.T) {
 func FuzzLoadConfig(f *testing.F) {
 	f.Add(must(os.ReadFile("application.yaml")))
 	f.Add(must(os.ReadFile(configOther)))
+	f.Add([]byte(providerFile))
 	for _, seed := range jwtTable(`
 		auth: &a {issuer: *a}
 		auth: {<<: {issuer: x}}
@@ -5697,7 +8346,7 @@ func FuzzLoadConfig(f *testing.F) {
 		if err != nil {
 			return
 		}
-		out := configDump(c)
+		out := strings.ReplaceAll(configDump(c), "secret: <redacted>", "secret: "+appSecret)
 		_, err = loadConfig(configFile(t, out), nil)
 		want(t, "loading "+out, err, nil)
 	})
@@ -6598,7 +9247,7 @@ func TestShell_ListIsNotBuffered(t *testing.T) {
 	ts := newTestServer(t)
 	dbFile(ts.cfg.databasePath(), `INSERT INTO users
 		WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
-		SELECT i, i, i, i, '', x'', 'viewer', 'default', 'active', 0, NULL FROM n`)
+		SELECT i, i, i, i, '', x'', 'viewer', 'default', 'active', 0, 0, 0 FROM n`)
 	out, in := io.Pipe()
 	p := process{[]string{"user", "list"}, ts.environ(), nil, in, io.Discard, ts.now}
 	go func() {
@@ -6674,30 +9323,48 @@ func TestShell_Keys(t *testing.T) {
 // structureFloors says on which floor every file of the program lives. A
 // file uses declarations of lower floors only, so no two use each other.
 var structureFloors = map[string]int{
-	"mldsa.go":         0, // room: mldsa
-	"nomldsa.go":       0, // room: mldsa
+	"mldsa.go":         0,
+	"nomldsa.go":       0,
 	"rbac.go":          0,
 	"jwt.go":           1,
 	"db.go":            1,
-	"adopt.go":         2, // room: adopt
-	"config.go":        2,
+	"adopt.go":         2,
+	"settings.go":      2,
+	"clients.go":       3,
 	"accounts.go":      3,
 	"keys.go":          3,
-	"passwords.go":     3,
-	"http.go":          4,
-	"oidc.go":          5,
-	"admin.go":         6,
-	"groups.go":        7, // room: groups
-	"servicetokens.go": 7, // room: servicetokens
-	"handlers.go":      8,
-	"shell.go":         9,
-	"main.go":          10,
+	"refresh.go":       4,
+	"config.go":        4,
+	"passwords.go":     5,
+	"http.go":          6,
+	"body.go":          7,
+	"oidc.go":          7,
+	"pages.go":         7,
+	"admin.go":         8,
+	"groups.go":        9,
+	"servicetokens.go": 9,
+	"handlers.go":      9,
+	"authorize.go":     10,
+	"logout.go":        11,
+	"token.go":         12,
+	"routes.go":        13,
+	"shell.go":         14,
+	"main.go":          15,
+}
+
+// structureRooms are the files of each room that can be deleted.
+var structureRooms = map[string]string{
+	"adopt":         "adopt.go",
+	"groups":        "groups.go",
+	"mldsa":         "mldsa.go nomldsa.go",
+	"provider":      "clients.go pages.go authorize.go logout.go token.go",
+	"servicetokens": "servicetokens.go",
 }
 
 // structureOnly names the only files that may import a package or hold SQL,
 // and the only functions that may mention a name.
 var structureOnly = map[string]string{
-	"SQL":                        "db.go adopt.go accounts.go groups.go servicetokens.go",
+	"SQL":                        "db.go adopt.go accounts.go refresh.go groups.go servicetokens.go authorize.go token.go",
 	"database/sql":               "db.go adopt.go accounts.go",
 	"modernc.org/sqlite":         "db.go",
 	"gopkg.in/yaml.v3":           "config.go",
@@ -6708,7 +9375,9 @@ var structureOnly = map[string]string{
 	"crypto/x509":                "keys.go",
 	"crypto/tls":                 "main.go",
 	"golang.org/x/crypto/bcrypt": "passwords.go",
-	"net/http":                   "http.go oidc.go admin.go handlers.go main.go",
+	"net/http":                   "http.go body.go oidc.go pages.go admin.go handlers.go authorize.go token.go routes.go main.go",
+	"html/template":              "pages.go",
+	"text/template":              "",
 
 	"crypto/md5":     "",
 	"crypto/sha1":    "",
@@ -6786,7 +9455,7 @@ func TestStructure_RoomsOwnTheirTools(t *testing.T) {
 	t.Parallel()
 	isSQL := regexp.MustCompile(`(?is)\b(SELECT\s.*\sFROM|INSERT\s+INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM` +
 		`|(CREATE|DROP|ALTER)\s+(TABLE|INDEX)|PRAGMA\s+\w+|BEGIN\s+IMMEDIATE)\b`)
-	fixed := regexp.MustCompile(`^(\[|map\[|&?[a-z]\w*{|errors\.New|refusal|regexp\.MustCompile|base64\.)`)
+	fixed := regexp.MustCompile(`^(\[|map\[|&?[a-z]\w*{|errors\.New|refusal|regexp\.MustCompile|template\.Must|base64\.)`)
 	fset, files := structureParse()
 	check := func(n ast.Node, in, name string) {
 		at := fset.Position(n.Pos())
@@ -6897,7 +9566,7 @@ func TestStructure_ReadmeNames(t *testing.T) {
 	readme, found := structureRead(t, "README.md"), 0
 	code := regexp.MustCompile(`(?:refusal\(\s*\d+,|\bcode:)\s*("\w+")`)
 	event := regexp.MustCompile(`"[a-z]+\.[a-z_]+"`)
-	other := regexp.MustCompile(`"auth\.|\.pem"`) // settings, files
+	other := regexp.MustCompile(`"auth\.|"oidc\.|\.pem"`) // settings, files
 	for _, name := range structureFiles() {
 		text := structureRead(t, name)
 		quoted := event.FindAllString(text, -1)
@@ -6964,25 +9633,21 @@ func TestSmoke(t *testing.T) {
 }
 `
 
-// TestStructure_RoomsCanBeDeleted: without NAME.go, the noNAME.go that takes
-// its place in builds that cannot have it, and the lines of other files that
-// end in "// room: NAME" or, in the schema, "-- … room: NAME", the program
-// builds and makes its database.
+// TestStructure_RoomsCanBeDeleted: without the files of a room and the lines of
+// others that end in "// room: NAME" or, in the schema, "-- … room: NAME", the
+// program builds and makes its database.
 func TestStructure_RoomsCanBeDeleted(t *testing.T) {
 	t.Parallel()
-	rooms := map[string]bool{}
 	mark := regexp.MustCompile(`(?m)^.*(?:// |--.* )room: ([a-z]+)\n`)
 	for _, name := range structureFiles() {
 		for _, m := range mark.FindAllStringSubmatch(structureRead(t, name), -1) {
-			rooms[m[1]] = true
-			_, exists := structureFloors[m[1]+".go"]
-			want(t, "there is the room of "+m[0], exists, true)
+			want(t, "there is the room of "+m[0], structureRooms[m[1]] != "", true)
 		}
 	}
 	if os.Getenv("PICO_AUTH_ROOMS") == "" {
 		t.Skip("PICO_AUTH_ROOMS=1 builds the program once for each room")
 	}
-	for room := range rooms {
+	for room, files := range structureRooms {
 		t.Run(room, func(t *testing.T) {
 			t.Parallel()
 			dir, replace := t.TempDir(), map[string]string{}
@@ -6998,7 +9663,9 @@ func TestStructure_RoomsCanBeDeleted(t *testing.T) {
 			for _, name := range structureFiles() {
 				write(name, marked.ReplaceAllString(structureRead(t, name), ""))
 			}
-			replace[room+".go"], replace["no"+room+".go"] = "", ""
+			for _, name := range strings.Fields(files) {
+				replace[name] = ""
+			}
 			write("overlay.json", string(must(json.Marshal(object{"Replace": replace}))))
 			test := exec.Command("go", "test", "-overlay", replace["overlay.json"], ".")
 			out, err := test.CombinedOutput()
@@ -7025,6 +9692,7 @@ type benchClient struct {
 	credentials string // email and password as JSON
 	access      string // token of its last login
 	refresh     string // token of its last login or refresh
+	cookie      string // header of the login page's session
 	body        []byte // of the last answer
 	took        []time.Duration
 }
@@ -7040,19 +9708,24 @@ func newBenchClients(address string, n int) []*benchClient {
 
 // do sends a request, a GET when it has no body, and reads an answer that has
 // a Content-Length, as all but lists have. It reports whether the answer is
-// 200. 503 is a refusal under load; anything else ends the benchmark.
+// 200 or 303. 503 is a refusal under load; anything else ends the benchmark.
 func (k *benchClient) do(path, token, body string) (ok bool) {
-	began, method := time.Now(), "POST"
+	began, method, kind := time.Now(), "POST", "application/json"
 	if body == "" {
 		method = "GET"
+	} else if strings.Contains(body, "=") {
+		kind = "application/x-www-form-urlencoded"
+	}
+	extra := k.cookie
+	if token != "" {
+		extra += "Authorization: Bearer " + token + "\r\n"
 	}
 	if k.conn == nil {
 		k.conn = must(net.Dial("tcp", k.address))
 		k.r = bufio.NewReader(k.conn)
 	}
-	const request = "%s %s HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\n" +
-		"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
-	must(fmt.Fprintf(k.conn, request, method, path, token, len(body), body))
+	const request = "%s %s HTTP/1.1\r\nHost: localhost\r\n%sContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s"
+	must(fmt.Fprintf(k.conn, request, method, path, extra, kind, len(body), body))
 	line := must(k.r.ReadSlice('\n'))
 	status, length := string(line[9:12]), 0
 	for len(line) > 2 {
@@ -7065,10 +9738,10 @@ func (k *benchClient) do(path, token, body string) (ok bool) {
 	k.body = slices.Grow(k.body[:0], length)[:length]
 	must(io.ReadFull(k.r, k.body))
 	k.took = append(k.took, time.Since(began))
-	if status != "200" && status != "503" {
+	if status != "200" && status != "303" && status != "503" {
 		panic(fmt.Sprintf("%s %s = %s %s", method, path, status, k.body))
 	}
-	return status == "200"
+	return status != "503"
 }
 
 // member is a text in the last answer.
@@ -7100,6 +9773,33 @@ func benchRefresh(k *benchClient) bool {
 	}
 	return ok
 }
+
+// benchSignOn has a client log in at the login page and exchange a code.
+func benchSignOn(ts *testServer, k *benchClient) {
+	b := &surfer{testServer: ts}
+	var who struct{ Email, Password string }
+	mustOK(json.Unmarshal([]byte(k.credentials), &who))
+	a := b.logIn(b.authorize("app"), who.Email, who.Password)
+	k.cookie = "Cookie: " + b.cookie + "\r\n"
+	code := must(url.Parse(a.header.Get("Location"))).Query().Get("code")
+	a = ts.wantOK("token", ts.redeem("app", code))
+	k.access, k.refresh = a.text("access_token"), a.text("refresh_token")
+}
+
+func benchAuthorize(k *benchClient) bool {
+	return k.do(authorizeURL("app", providerURIs["app"]), "", "")
+}
+
+func benchToken(k *benchClient) bool {
+	ok := k.do(tokenPath, "", "grant_type=refresh_token&client_id=app&client_secret="+appSecret+
+		"&refresh_token="+k.refresh)
+	if ok {
+		k.refresh = k.member("refresh_token")
+	}
+	return ok
+}
+
+func benchUserinfo(k *benchClient) bool { return k.do(userinfoPath, k.access, "") }
 
 // benchUsers registers clients and logs them in, one after the other: a fresh
 // server must not refuse one.
@@ -7135,10 +9835,13 @@ func newBenchServer(b *testing.B, settings ...string) (*testServer, []*benchClie
 		"THROTTLE_ENABLED=false",
 	}
 	environ = append(environ, settings...)
+	file := dir + "/application.yaml"
+	mustOK(os.WriteFile(file, []byte(providerFile), 0o600))
 	ctx, stop := context.WithCancel(context.Background())
 	stopped := make(chan error, 1)
 	go func() {
-		stopped <- run(ctx, process{nil, environ, strings.NewReader(""), io.Discard, log, time.Now})
+		args := []string{"-config", file}
+		stopped <- run(ctx, process{args, environ, strings.NewReader(""), io.Discard, log, time.Now})
 	}()
 	var address string
 	select {
@@ -7267,6 +9970,12 @@ func BenchmarkRequests(b *testing.B) {
 	benchDrive(b, "login", clients, benchLogin, benchBcrypt())
 	benchDrive(b, "me", clients, benchMe, hello)
 	benchDrive(b, "jwks", clients, benchKeySet, bare, hello)
+	for _, k := range clients {
+		benchSignOn(ts, k)
+	}
+	benchDrive(b, "authorize", clients, benchAuthorize, hello)
+	benchDrive(b, "token", clients, benchToken, benchSigning("RS256"))
+	benchDrive(b, "userinfo", clients, benchUserinfo, hello)
 }
 
 // BenchmarkFlood asks 200 times a second while 64 others log in without

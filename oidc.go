@@ -13,40 +13,28 @@ import (
 	"strings"
 )
 
-// providerMetadata is OpenID Connect Discovery 1.0 section 3, as far as it
-// applies. There is no authorization endpoint; response_types_supported is
-// required there and names the nearest thing, as the Python server does: a
-// token straight from the token endpoint.
-type providerMetadata struct {
-	Issuer                   string   `json:"issuer"`
-	TokenEndpoint            string   `json:"token_endpoint"`
-	JWKSURI                  string   `json:"jwks_uri"`
-	ResponseTypes            []string `json:"response_types_supported"`
-	SubjectTypes             []string `json:"subject_types_supported"`
-	IDTokenSigningAlgs       []string `json:"id_token_signing_alg_values_supported"`
-	ClaimsSupported          []string `json:"claims_supported"`
-	TokenEndpointAuthMethods []string `json:"token_endpoint_auth_methods_supported"`
-}
-
-// newDiscovery makes the discovery document of a configuration and of the
-// algorithms that the key set has at this moment.
-func newDiscovery(cfg *config, algorithms []string) document {
-	body, _ := json.Marshal(providerMetadata{ // texts only: cannot fail
-		Issuer:             cfg.issuer,
-		TokenEndpoint:      cfg.baseURL() + loginPath,
-		JWKSURI:            cfg.baseURL() + jwksPath,
-		ResponseTypes:      []string{"token"},
-		SubjectTypes:       []string{"public"},
-		IDTokenSigningAlgs: algorithms,
-		ClaimsSupported: []string{
-			"sub", "email", "role", "org_id", "iss", "aud", "iat", "exp", "jti", "sid"},
-		TokenEndpointAuthMethods: []string{"none"},
-	})
-	return newDocument(body)
-}
-
+// handleDiscovery describes the server (OpenID Connect Discovery 1.0 section 3,
+// RFC 8414 section 2) and the algorithms that its key set has at this moment.
+// Without clients there is no authorization endpoint; response_types_supported
+// is required all the same and names the nearest thing, as the Python server
+// does: a token straight from the token endpoint.
 func (s *server) handleDiscovery(x *exchange, _ principal) error {
-	return writeDocument(x, newDiscovery(s.cfg, s.keys.current().algorithms()))
+	m := map[string]any{
+		"issuer":                                s.cfg.issuer,
+		"token_endpoint":                        s.cfg.baseURL() + loginPath,
+		"jwks_uri":                              s.cfg.baseURL() + jwksPath,
+		"response_types_supported":              []string{"token"},
+		"subject_types_supported":               []string{"public"},
+		"id_token_signing_alg_values_supported": s.keys.current().algorithms(),
+		"token_endpoint_auth_methods_supported": []string{"none"},
+		"claims_supported": []string{
+			"sub", "email", "role", "org_id", "iss", "aud", "iat", "exp", "jti", "sid", "groups"},
+	}
+	if s.describe != nil {
+		s.describe(m)
+	}
+	body, _ := json.Marshal(m) // texts only: cannot fail
+	return writeDocument(x, newDocument(body))
 }
 
 func (s *server) handleJWKS(x *exchange, _ principal) error {

@@ -47,6 +47,7 @@ type user struct {
 	status       string
 	createdAt    int64
 	lastLoginAt  int64  // 0 before the first login
+	verifiedAt   int64  // since when a superadmin vouches for the email; 0: none does
 	groups       string // "ID/NAME,ID/NAME"; read with a single user, never in lists
 }
 
@@ -67,6 +68,29 @@ func (u user) memberships() []membership {
 	}
 	slices.SortFunc(in, func(a, b membership) int { return strings.Compare(a.ID, b.ID) })
 	return in
+}
+
+// groupIDs returns the ids of the user's groups, as access tokens have them.
+func (u user) groupIDs() []string {
+	ids := []string{}
+	for _, in := range u.memberships() {
+		ids = append(ids, in.ID)
+	}
+	return ids
+}
+
+// groupNames returns the names of the user's groups, as other programs know
+// them. Names are unique within an organisation alone, and every org_admin
+// makes groups, so outside the default one they begin with it.
+func (u user) groupNames() []string {
+	names := []string{}
+	for _, in := range u.memberships() {
+		if u.orgID != defaultOrg {
+			in.Name = u.orgID + "/" + in.Name
+		}
+		names = append(names, in.Name)
+	}
+	return names
 }
 
 // principal is an authenticated caller as the database knew it when the

@@ -62,6 +62,31 @@ func (s *store) serviceTokenBySecret(name, secret string) (st serviceToken, err 
 	return st, err
 }
 
+// serviceHolder is serviceTokenBySecret for the token endpoint, where a name is
+// a client_id: a user without an account, called like the token.
+func (s *store) serviceHolder(name, secret string) (user, error) {
+	if name == "" {
+		return user{}, errNotFound
+	}
+	st, err := s.serviceTokenBySecret(name, secret)
+	return user{id: st.ID, displayName: st.Name, role: st.Role, orgID: st.OrgID}, err
+}
+
+// serviceTokenLives reports whether the token with this id was not revoked.
+func (s *store) serviceTokenLives(id string) (lives bool, err error) {
+	err = s.reads.get(`SELECT EXISTS (SELECT 1 FROM service_tokens WHERE id = $1)`, []any{id}, &lives)
+	return lives, err
+}
+
+// serviceNameExists reports whether a service token is called so.
+func (s *store) serviceNameExists(name string) (bool, error) {
+	_, err := s.reads.serviceTokenNamed(name)
+	if errors.Is(err, errNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // serviceTokensWhere is the list of the tokens of the organisations that f
 // names.
 func serviceTokensWhere(f userFilter) rowList[serviceToken] {
@@ -121,6 +146,11 @@ func (s *server) createServiceToken(c caller, st serviceToken) (made madeService
 	if err := checkServiceToken(c, st); err != nil {
 		return made, err
 	}
+	isClient := false
+	_, isClient = s.cfg.clients[st.Name] // room: provider
+	if isClient {
+		return made, serviceNameTaken(st.Name)
+	}
 	st.ID = newID()
 	secret := "pico_svc_" + hex.EncodeToString(randomBytes())
 	err = s.store.changeBy(c.ctx, c.by, func(t *queries, actor user) error {
@@ -136,7 +166,7 @@ func (s *server) createServiceToken(c caller, st serviceToken) (made madeService
 			made = madeServiceToken{ID: known.ID, Name: known.Name, AlreadyExists: true}
 			return nil
 		case err == nil:
-			return refusal(409, "name_taken", "The name is taken: "+st.Name)
+			return serviceNameTaken(st.Name)
 		case !errors.Is(err, errNotFound):
 			return err
 		}
@@ -158,6 +188,12 @@ func (s *server) createServiceToken(c caller, st serviceToken) (made madeService
 			"service_token", st.ID, "name", st.Name, "role", st.Role, "org", st.OrgID, "actor", c.by.id)
 	}
 	return made, err
+}
+
+// serviceNameTaken is for names that belong to a client or to another
+// organisation.
+func serviceNameTaken(name string) error {
+	return refusal(409, "name_taken", "The name is taken: "+name)
 }
 
 // checkServiceToken checks what is stored of a new token. An organisation needs

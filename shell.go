@@ -231,6 +231,7 @@ var shellUsage = map[string]string{
   pico-auth user role EMAIL superadmin|org_admin|operator|viewer
   pico-auth user status EMAIL active|suspended
   pico-auth user org EMAIL ORG
+  pico-auth user verify EMAIL     tell other programs that the email is theirs
   pico-auth user delete EMAIL
 
 --generate makes a password and prints it. Without it the new password is the
@@ -242,6 +243,10 @@ command above takes it.`,
   pico-auth key rotate          publish the next key now; it signs in 24 hours
   pico-auth key rotate --now    sign with a new key in 5 seconds (emergency)
   pico-auth key drop -- KID     accept no token of this key any more`,
+
+	"client": `usage:
+  pico-auth client secret NAME  print a new secret for an OpenID client, and the
+                                lines of application.yaml to put it in`,
 
 	"group":         groupUsage,        // room: groups
 	"service-token": serviceTokenUsage, // room: servicetokens
@@ -396,6 +401,11 @@ func shellUserShow(sh *shell) (user, error) {
 	return sh.store.userByID(sh.target)
 }
 
+// shellUserVerify vouches for the email.
+func shellUserVerify(sh *shell) (user, error) {
+	return sh.srv.verifyEmail(sh.caller, true)
+}
+
 // shellUserDelete returns the user that there was.
 func shellUserDelete(sh *shell) (user, error) {
 	return sh.srv.deleteUser(sh.caller)
@@ -475,6 +485,20 @@ func (sh *shell) printRow(u user) {
 		cleanText(u.status),
 		last,
 		cleanText(u.id))
+}
+
+// --- OpenID clients ---
+
+// runClientSecret prints a new secret of a client and what to paste into
+// application.yaml. It stores nothing.
+func runClientSecret(_ context.Context, p process, _ *config, line commandLine) error {
+	_, err := fmt.Fprintf(p.stdout, `oidc:
+  clients:
+    %q:
+      secret: %q
+      redirect_uris: ["https://app.example.com/callback"] # where the client takes its users back
+`, line.words[0], rand.Text()+rand.Text())
+	return err
 }
 
 // --- keys ---
