@@ -369,9 +369,10 @@ func (t *queries) replaceBrowserSession(old, opened, userID string) error {
 }
 
 // oneSession is the condition for a session, $1, and for what clients got in it
-// if it is a browser's, unless they asked to go on without it (offline_access,
-// OpenID Connect Core section 11).
-const oneSession = `(id = $1 OR (parent_id = $1 AND ' ' || scope || ' ' NOT LIKE '% offline_access %'))`
+// if it is a browser's: codes that wait, and sessions unless they were asked for
+// to go on without it (offline_access, OpenID Connect Core section 11).
+const oneSession = `(id = $1 OR (parent_id = $1
+	AND (redirect_uri IS NOT NULL OR ' ' || scope || ' ' NOT LIKE '% offline_access %')))`
 
 // capSessions ends what a user has beyond limit of the sessions for which a
 // condition (a constant) holds, the one that expires first first. The session

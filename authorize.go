@@ -46,6 +46,10 @@ const (
 	// minutes; clients exchange it at once.
 	codeTime = time.Minute
 
+	// maxRequestBytes is for an authorization request. What is in it goes into
+	// tokens, which must stay below maxTokenBytes.
+	maxRequestBytes = 8 << 10
+
 	// maxPending is how many codes of one user and client may wait, and
 	// maxClientSessions how many sessions they may have: applications that
 	// log in again and again, such as one page of many tabs, end their own.
@@ -80,10 +84,13 @@ func oneOf(query url.Values, name string) string {
 // authRequest reads the query of a request to the authorization endpoint, or of
 // a form that belongs to one.
 func (s *server) authRequest(x *exchange) (a authRequest, err error) {
+	if len(x.r.URL.RawQuery) > maxRequestBytes {
+		return a, badRequest("This request is too long.")
+	}
 	query := x.r.URL.Query()
 	a = authRequest{s.cfg.clients[oneOf(query, "client_id")], oneOf(query, "redirect_uri"), query}
 	if a.client == nil {
-		id := cleanText(strings.Join(query["client_id"], " "))
+		id := shownID(strings.Join(query["client_id"], " "))
 		return a, refusal(400, "unknown_client", "The application that sent you here is not known here.").
 			because(fmt.Errorf("client_id %s is not in %s", id, clientsSection))
 	}
@@ -112,6 +119,9 @@ func (a authRequest) fault() oauthFault {
 	for _, values := range a.query {
 		if len(values) > 1 {
 			return invalid("a parameter occurs more than once")
+		}
+		if !isStorable(values[0]) {
+			return invalid("a parameter is not text")
 		}
 	}
 	q, prompts := a.query, a.prompts()
@@ -332,7 +342,7 @@ func (s *server) handleAuthorize(x *exchange, _ principal) error {
 // Connect Core section 3.1.2.1). The cookie is missing here, because SameSite
 // keeps it out of what another site posts.
 func (s *server) handleAuthorizePost(x *exchange, _ principal) error {
-	form, err := readForm(x, 8<<10)
+	form, err := readForm(x, maxRequestBytes)
 	if err != nil {
 		return err
 	}
@@ -349,8 +359,7 @@ var errCrossOrigin = refusal(403, "cross_origin",
 // because a proxy may rewrite Host, with which Origin is compared otherwise.
 func (s *server) ownForm(x *exchange) (url.Values, error) {
 	guard := http.NewCrossOriginProtection()
-	issuer, _ := url.Parse(s.cfg.issuer) // checked by loadConfig
-	if err := guard.AddTrustedOrigin(issuer.Scheme + "://" + issuer.Host); err != nil {
+	if err := guard.AddTrustedOrigin(s.cfg.origin()); err != nil {
 		return nil, err
 	}
 	if err := guard.Check(x.r); err != nil {

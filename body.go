@@ -172,6 +172,9 @@ func nextJSONToken(dec *json.Decoder) (json.Token, error) {
 // badRequest is the error of a request that is not in the form of its standard.
 func badRequest(detail string) error { return refusal(400, "invalid_request", detail) }
 
+// isStorable reports whether every database takes this as a text.
+func isStorable(v string) bool { return utf8.ValidString(v) && !strings.ContainsRune(v, 0) }
+
 // readForm reads the form of a request (RFC 6749 appendix B). A parameter that
 // occurs twice is refused in all of them (section 3.2).
 func readForm(x *exchange, limit int64) (url.Values, error) {
@@ -193,6 +196,9 @@ func readForm(x *exchange, limit int64) (url.Values, error) {
 	for _, values := range form {
 		if len(values) > 1 {
 			return nil, badRequest("a parameter occurs more than once")
+		}
+		if !isStorable(values[0]) {
+			return nil, badRequest("a parameter is not text")
 		}
 	}
 	return form, nil

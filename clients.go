@@ -90,6 +90,15 @@ var clientID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,100}$`)
 // ids are the client_ids, sorted.
 func (all oidcClients) ids() []string { return slices.Sorted(maps.Keys(all)) }
 
+// shownID is a client_id for the log, unless it can be a secret that somebody
+// wrote in its place.
+func shownID(id string) string {
+	if len(id) >= 32 {
+		return "(long enough to be a secret)"
+	}
+	return cleanText(id)
+}
+
 // check calls fault for what the settings of a client must not be together. It
 // reads secret files. reserved are the issuer and the audience of other tokens.
 func (all oidcClients) check(reserved []string, fault func(string)) {

@@ -523,6 +523,14 @@ func (c *config) baseURL() string {
 	return strings.TrimSuffix(c.issuer, "/")
 }
 
+// origin is the origin of the issuer as browsers write it (RFC 6454 section
+// 6.2): in lower case, without the port that the scheme implies.
+func (c *config) origin() string {
+	issuer, _ := url.Parse(strings.ToLower(c.issuer)) // passed checkIssuer
+	host := strings.TrimSuffix(issuer.Host, map[string]string{"http": ":80", "https": ":443"}[issuer.Scheme])
+	return issuer.Scheme + "://" + host
+}
+
 // basePath is the path of the issuer, to put paths behind it: a proxy may have
 // put this server below one.
 func (c *config) basePath() string {

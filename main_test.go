@@ -7692,6 +7692,108 @@ func TestToken_Groups(t *testing.T) {
 	want(t, "groups without the scope", claimsOf(tokens.text("id_token"))["groups"], nil)
 }
 
+// TestToken_ExchangeRunsAgain: when another change fails, an exchange runs again,
+// perhaps with another outcome; nothing of the first run is left in its answer.
+func TestToken_ExchangeRunsAgain(t *testing.T) {
+	t.Parallel()
+	s, ctx, at := dbNew(t), t.Context(), time.Now()
+	client := &oidcClient{id: "app", refresh: true}
+	u := s.user("ada@example.com", viewer)
+	browserID, _ := s.login(u, at)
+	must(s.writer.exec(`UPDATE sessions SET client_id = '#browser' WHERE id = $1`, browserID))
+	code := pendingCode{browserID: browserID, client: client, codeHash: []byte("code"), redirectURI: "u", now: at,
+		idleEnd: at.Unix() + 60, endsAt: at.Unix() + 60}
+	mustOK(s.issueCode(ctx, code))
+	release := s.busy()
+	first, hangUp := context.WithCancel(ctx)
+	exchange := func(ctx context.Context, handle string) chan rotated {
+		done := make(chan rotated, 1)
+		e := codeExchange{codeHash: []byte("code"), client: client, redirectURI: "u", handle: handle, now: still(at)}
+		go func() {
+			r, _ := s.exchangeCode(ctx, e)
+			done <- r
+		}()
+		return done
+	}
+	exchange(first, "one")
+	s.queued(1)
+	two := exchange(ctx, "two")
+	s.queued(2)
+	failed := make(chan error, 1)
+	go func() {
+		failed <- s.change(ctx, func(*queries) error {
+			hangUp()
+			return errConflict
+		})
+	}()
+	s.queued(3)
+	release()
+	done := <-two
+	want(t, "the failing change", <-failed, errConflict)
+	want(t, "refusal", done.refusal, nil)
+	want(t, "session", done.sessionID, sessionIDOf("two"))
+	id, _, err := s.sessionByToken(done.successor, "app")
+	want(t, "session of the refresh token", fmt.Sprint(id, err), fmt.Sprint(done.sessionID, nil))
+}
+
+// TestToken_Resource: a resource restricts the token of one answer, and never
+// widens it (RFC 8707 section 2.2).
+func TestToken_Resource(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	b.as(adaEmail)
+	code := b.mustCode("mcp")
+	ts.wantOAuth("a foreign one", ts.redeem("mcp", code, "resource=https://evil.example"), 400, "invalid_target")
+	tokens := ts.wantOK("token", ts.redeem("mcp", code, "resource=https://mcp.example/mcp"))
+	aud := func(a answer) string { return fmt.Sprint(claimsOf(a.text("access_token"))["aud"]) }
+	want(t, "narrowed", aud(tokens), "[http://localhost:8100 https://mcp.example/mcp]")
+	tokens = ts.wantOK("refresh", ts.refreshAs("mcp", tokens.text("refresh_token")))
+	want(t, "without one", aud(tokens), "[http://localhost:8100 https://mcp.example/mcp pico-bot]")
+	ts.wantOAuth("foreign", ts.refreshAs("mcp", tokens.text("refresh_token"), "resource=x"), 400, "invalid_target")
+	code = b.mustCode("mcp", "resource=pico-bot")
+	tokens = ts.wantOK("token", ts.redeem("mcp", code, "resource=https://mcp.example/mcp"))
+	want(t, "not widened", aud(tokens), "[http://localhost:8100 pico-bot]")
+}
+
+// TestToken_ClientsAndGroupsThatWent: userinfo and introspection ask at once
+// whether the user may still use the client, and whether there is one.
+func TestToken_ClientsAndGroupsThatWent(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	admin, ada := ts.mustAdmin(), must(ts.store.userByLogin(adaEmail)).id
+	staff := ts.group(admin, "staff", defaultOrg)
+	ts.join(admin, staff, ada)
+	b.as(adaEmail)
+	tokens := map[string]string{}
+	for _, client := range []string{"staff", "mcp"} {
+		tokens[client] = ts.wantOK("token", b.redeem(client, b.mustCode(client))).text("access_token")
+	}
+	ts.wantOK("userinfo", ts.do("GET", userinfoPath, tokens["staff"], nil))
+	ts.mustAsk("DELETE /groups/"+staff+"/members/"+ada, admin, nil)
+	delete(ts.cfg.clients, "mcp")
+	for client, token := range tokens {
+		ts.wantOAuth("userinfo of "+client, ts.do("GET", userinfoPath, token, nil), 401, "invalid_token")
+	}
+	want(t, "introspection", ts.post(introspectPath, "staff", "token="+tokens["staff"]).body, `{"active":false}`)
+}
+
+// TestAuthorize_OddRequests: what is too long, or no text, is refused before
+// anything else; and a secret in the place of a client_id is not logged.
+func TestAuthorize_OddRequests(t *testing.T) {
+	t.Parallel()
+	ts, b := newProvider(t)
+	long := b.authorize("app", "nonce="+strings.Repeat("n", 8<<10))
+	want(t, "a long one", fmt.Sprint(long.status, long.header["Location"]), "400 []")
+	want(t, "NUL", kindOf(b.authorize("app", "nonce=a\x00b")), "invalid_request")
+	want(t, "no UTF-8", kindOf(b.authorize("app", "nonce=a\xffb")), "invalid_request")
+	ts.wantOAuth("form", ts.post(tokenPath, "app", "grant_type=refresh_token", "refresh_token=\xff"), 400,
+		"invalid_request")
+	ts.wantOAuth("swapped", ts.do("POST", tokenPath, "", "grant_type=refresh_token", formType,
+		basic(appSecret, "app")), 401, "invalid_client")
+	b.do("GET", authorizePath+"?client_id="+appSecret, nil)
+	want(t, "the log has a secret", strings.Contains(ts.logs.String(), appSecret), false)
+}
+
 // TestToken_GroupRaces: of refreshes that race a removal from the client's
 // group, none that begins afterwards mints anything.
 func TestToken_GroupRaces(t *testing.T) {
@@ -7800,6 +7902,7 @@ func TestSessions_BrowserTakesItsClientsAlong(t *testing.T) {
 	b.as(adaEmail)
 	tokens := ts.wantOK("token", b.redeem("app", b.mustCode("app")))
 	offline := ts.wantOK("token", b.redeem("app", b.mustCode("app", "scope=openid offline_access")))
+	code := b.mustCode("app", "scope=openid offline_access")
 	access, _ := ts.mustLogin(adaEmail, userPassword)
 	list := ts.mustAsk("GET /me/sessions", access, nil)
 	wantText(t, "sessions", list.body, `"client":"app"`, `"client":"#browser"`)
@@ -7807,6 +7910,7 @@ func TestSessions_BrowserTakesItsClientsAlong(t *testing.T) {
 	ts.mustAsk("DELETE /me/sessions/"+browser, access, nil)
 	want(t, "the cookie", kindOf(b.authorize("app")), "login page")
 	ts.wantDead("app", tokens)
+	ts.wantOAuth("a code that waited", ts.redeem("app", code), 400, "invalid_grant")
 	ts.wantOK("offline", ts.refreshAs("app", offline.text("refresh_token")))
 	ts.wantOK("the JSON login", ts.ask("GET /me", access, nil))
 }

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -239,10 +240,14 @@ func checkName(v string, minBytes, maxBytes int) error {
 }
 
 // checkTag is for organisations and groups. "ORG/GROUP" and lists of such
-// names have one meaning each, so neither contains / or a comma.
+// names have one meaning each, so neither contains / or a comma; and what looks
+// alike is alike, so there is nothing invisible (Unicode's class Cf) and no
+// blank at an end, which headers lose.
 func checkTag(v string) error {
-	if checkName(v, 1, 100) != nil || strings.ContainsAny(v, "/,") {
-		return errors.New("must have 1 to 100 bytes and no slash, comma or control characters")
+	invisible := func(r rune) bool { return unicode.Is(unicode.Cf, r) }
+	odd := strings.ContainsAny(v, "/,") || strings.TrimSpace(v) != v || strings.ContainsFunc(v, invisible)
+	if odd || checkName(v, 1, 100) != nil {
+		return errors.New("must have 1 to 100 bytes and no slash, comma, control or invisible characters")
 	}
 	return nil
 }

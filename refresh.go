@@ -144,6 +144,14 @@ type grant struct {
 	authTime int64 // unix seconds
 }
 
+// narrow restricts a grant to a resource of the client for the tokens of one
+// answer, unless the grant named one itself (RFC 8707 section 2.2).
+func (g *grant) narrow(resource string) {
+	if g.resource == "" {
+		g.resource = resource
+	}
+}
+
 const grantColumns = `scope, resource, nonce, auth_time`
 
 // grantTargets are the scan targets for grantColumns.

@@ -18,7 +18,7 @@ const servicePath = "/api/v1/auth/service-tokens"
 
 // serviceTokenName is what new ones may be called: it can stand in a path, and
 // as a client_id. Adopted ones may have any name.
-var serviceTokenName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,100}$`)
+var serviceTokenName = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$`)
 
 // --- what is stored ---
 

@@ -177,7 +177,9 @@ func (a *app) dateFirstKey(ctx context.Context, isNew bool) error {
 // keyPlan is what the configuration says about changing keys. When the clock is
 // set back, by clockSkew at most, a token lives that much longer.
 func (a *app) keyPlan() keyPlan {
-	return keyPlan{every: a.cfg.keyRotation, validFor: a.cfg.accessTTL + clockSkew}
+	longest := a.cfg.accessTTL
+	longest = max(longest, idTokenTime) // room: provider
+	return keyPlan{every: a.cfg.keyRotation, validFor: longest + clockSkew}
 }
 
 // changeKeys publishes and drops what decide says, while no other process can

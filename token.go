@@ -42,6 +42,7 @@ var (
 		"grant_type must be authorization_code, refresh_token or client_credentials")
 	errUnauthorizedClient = refusal(400, "unauthorized_client", "this client may not use this grant_type")
 	errInvalidScope       = refusal(400, "invalid_scope", "the scope is wider than what was granted")
+	errInvalidTarget      = refusal(400, "invalid_target", "this client has no such resource")
 	errScopeTooNarrow     = &apiError{status: 403, code: "insufficient_scope",
 		challenge: `Bearer error="insufficient_scope", scope="openid"`, detail: "this needs the scope openid"}
 )
@@ -122,10 +123,10 @@ func (s *server) authenticateClient(x *exchange, id, secret string) (c tokenCall
 		return c, err
 	}
 	if v := s.throttle.secretFailed(clientKey(x.clientIP())); v.rule != "" {
-		x.event("client.throttled", "client", cleanText(id))
+		x.event("client.throttled", "client", shownID(id))
 		return c, tooManyAttempts(v)
 	}
-	x.event("client.failed", "client", cleanText(id))
+	x.event("client.failed", "client", shownID(id))
 	return c, errInvalidClient
 }
 
@@ -153,6 +154,11 @@ func (s *server) handleToken(x *exchange, _ principal) error {
 		return errGrantType
 	case (c.client == nil) != (grantType == "client_credentials"):
 		return errUnauthorizedClient
+	}
+	if c.client != nil {
+		if _, mayHave := c.client.audienceFor(form.Get("resource")); !mayHave {
+			return errInvalidTarget
+		}
 	}
 	return handle(s, x, c, form)
 }
@@ -187,6 +193,7 @@ func (s *server) grantCode(x *exchange, c tokenCaller, form url.Values) error {
 	if err != nil {
 		return x.refuseGrant(c.client, done, err)
 	}
+	done.grant.narrow(form.Get("resource"))
 	return s.writeGrant(x, c.client, done, done.grant.scope)
 }
 
@@ -222,6 +229,7 @@ func (s *server) grantRefresh(x *exchange, c tokenCaller, form url.Values) error
 		return x.refuseGrant(c.client, done, err)
 	}
 	done.grant.nonce = "" // OpenID Connect Core section 12.2
+	done.grant.narrow(form.Get("resource"))
 	return s.writeGrant(x, c.client, done, scope)
 }
 
@@ -387,16 +395,16 @@ type codeExchange struct {
 // end sessions.
 func (s *store) exchangeCode(ctx context.Context, e codeExchange) (done rotated, err error) {
 	var id string
-	err = s.reads.get(`SELECT id FROM sessions WHERE code_hash = $1 AND client_id = $2`,
-		[]any{e.codeHash, e.client.id}, &id)
+	err = s.reads.get(`SELECT id FROM sessions WHERE code_hash = $1 AND client_id = $2
+		AND challenge IS NOT DISTINCT FROM $3`, []any{e.codeHash, e.client.id, e.challenge}, &id)
 	if errors.Is(err, errNotFound) { // made up: it never reaches the writer
 		err = errNoSession
 	}
 	if err != nil {
 		return done, err
 	}
-	done.sessionID, done.successor = sessionIDOf(e.handle), newRefreshToken(e.handle)
 	err = s.change(ctx, func(t *queries) (err error) {
+		done = rotated{sessionID: sessionIDOf(e.handle), successor: newRefreshToken(e.handle)}
 		done.refusal, err = t.useCode(e, &done)
 		return err
 	})
@@ -497,7 +505,7 @@ func (s *server) handleUserinfo(x *exchange, _ principal) error {
 	if err != nil {
 		return err
 	}
-	p, err := s.store.authenticated(c.SessionID, c.ClientID, s.now())
+	p, err := s.clientUser(c)
 	switch {
 	case errors.Is(err, errSuspended):
 		return errInvalidToken.because(err)
@@ -517,6 +525,17 @@ func (s *server) handleUserinfo(x *exchange, _ principal) error {
 func (s *server) clientToken(token string) (clientClaims, error) {
 	want := expected{issuer: s.cfg.issuer, now: s.now()}
 	return verifyToken[clientClaims](s.keys.current(), token, want)
+}
+
+// clientUser returns the user of a token's session, who must still be admitted
+// to a client that still exists; a token of no client has neither.
+func (s *server) clientUser(c clientClaims) (principal, error) {
+	p, err := s.store.authenticated(c.SessionID, c.ClientID, s.now())
+	client := s.cfg.clients[c.ClientID]
+	if err == nil && c.ClientID != jsonLogin && (client == nil || !client.admits(p.user)) {
+		err = errNoSession
+	}
+	return p, err
 }
 
 // --- revocation and introspection ---
@@ -634,7 +653,7 @@ func (s *server) introspect(caller tokenCaller, token string) (state tokenState,
 		state.Active, err = s.store.serviceTokenLives(c.Subject) // room: servicetokens
 		return state, err
 	}
-	p, err := s.store.authenticated(c.SessionID, c.ClientID, s.now())
+	p, err := s.clientUser(c)
 	state.Active, state.Username = err == nil, p.email
 	return state, err
 }
