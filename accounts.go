@@ -270,15 +270,21 @@ func (t *queries) userOfSession(id, clientID string) (u user, expiresAt int64, e
 	err = t.get(`SELECT s.expires_at, `+loneUserColumns+` FROM sessions s JOIN users ON users.id = s.user_id
 		WHERE s.id = $1 AND s.client_id = $2 AND s.redirect_uri IS NULL`,
 		[]any{id, clientID}, append([]any{&expiresAt}, loneUserTargets(&u)...)...)
+	return u, expiresAt, noSession(err)
+}
+
+// noSession calls a row that was not found a session that has ended.
+func noSession(err error) error {
 	if errors.Is(err, errNotFound) {
-		err = errNoSession
+		return errNoSession
 	}
-	return u, expiresAt, err
+	return err
 }
 
 // authenticated returns the user of a client's living session: what a bearer
-// request may rely on. Otherwise errNoSession, errSessionExpired or
-// errSuspended.
+// request may rely on. Otherwise errNoSession or errSessionExpired. To a
+// bearer, suspension looks like a session that has ended; the log tells them
+// apart.
 func (s *store) authenticated(sessionID, clientID string, now time.Time) (principal, error) {
 	u, expiresAt, err := s.reads.userOfSession(sessionID, clientID)
 	switch {
@@ -287,7 +293,7 @@ func (s *store) authenticated(sessionID, clientID string, now time.Time) (princi
 	case expiresAt <= now.Unix():
 		return principal{}, errSessionExpired
 	case u.status != statusActive:
-		return principal{}, errSuspended
+		return principal{}, fmt.Errorf("%w: %w", errNoSession, errSuspended)
 	}
 	return principal{u, sessionID}, nil
 }
@@ -369,8 +375,8 @@ func (t *queries) replaceBrowserSession(old, opened, userID string) error {
 }
 
 // oneSession is the condition for a session, $1, and for what clients got in it
-// if it is a browser's: codes that wait, and sessions unless they were asked for
-// to go on without it (offline_access, OpenID Connect Core section 11).
+// if it is a browser's: codes that wait, and sessions unless they were asked
+// for to go on without it (offline_access, OpenID Connect Core section 11).
 const oneSession = `(id = $1 OR (parent_id = $1
 	AND (redirect_uri IS NOT NULL OR ' ' || scope || ' ' NOT LIKE '% offline_access %')))`
 

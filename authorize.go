@@ -27,6 +27,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
 	"net/url"
@@ -71,6 +72,7 @@ type authRequest struct {
 	client      *oidcClient
 	redirectURI string
 	query       url.Values // all parameters, as they came
+	form        url.Values // of our own page; nil for the request itself
 }
 
 // oneOf returns a parameter that occurs once, and "" otherwise.
@@ -88,7 +90,11 @@ func (s *server) authRequest(x *exchange) (a authRequest, err error) {
 		return a, badRequest("This request is too long.")
 	}
 	query := x.r.URL.Query()
-	a = authRequest{s.cfg.clients[oneOf(query, "client_id")], oneOf(query, "redirect_uri"), query}
+	a = authRequest{
+		client:      s.cfg.clients[oneOf(query, "client_id")],
+		redirectURI: oneOf(query, "redirect_uri"),
+		query:       query,
+	}
 	if a.client == nil {
 		id := shownID(strings.Join(query["client_id"], " "))
 		return a, refusal(400, "unknown_client", "The application that sent you here is not known here.").
@@ -275,10 +281,7 @@ func (s *store) browserByToken(token string, now time.Time) (b browser, err erro
 		WHERE sessions.id = $1 AND client_id = '#browser' AND token_hash = $2 AND expires_at > $3
 			AND status = 'active'`,
 		[]any{sessionIDOf(handle), hashToken(token), now.Unix()}, targets...)
-	if errors.Is(err, errNotFound) {
-		err = errNoSession
-	}
-	return b, err
+	return b, noSession(err)
 }
 
 // mustLogIn reports whether the password is asked for: because nobody is
@@ -311,19 +314,40 @@ func (s *server) idTokenHint(token string) (idClaims, error) {
 
 // --- the endpoint and its forms ---
 
+// authStep answers an authorization request that is right, from a browser in
+// which b is logged in.
+type authStep func(x *exchange, a authRequest, b browser) error
+
+// authorizing makes a handler of a step. Before each step, that of a form too,
+// a form must be ours, client and redirect URI are proven, and the client hears
+// what else is wrong.
+func (s *server) authorizing(step authStep) handler {
+	return func(x *exchange, _ principal) error {
+		var form url.Values
+		var err error
+		if x.r.Method == http.MethodPost {
+			if form, err = s.ownForm(x); err != nil {
+				return err
+			}
+		}
+		a, err := s.authRequest(x)
+		if err != nil {
+			return err
+		}
+		a.form = form
+		if f := a.fault(); f.code != "" {
+			return s.sendFault(x, a, f)
+		}
+		b, err := s.browser(x)
+		if err != nil {
+			return err
+		}
+		return step(x, a, b)
+	}
+}
+
 // handleAuthorize answers as the picture at the top says.
-func (s *server) handleAuthorize(x *exchange, _ principal) error {
-	a, err := s.authRequest(x)
-	if err != nil {
-		return err
-	}
-	if f := a.fault(); f.code != "" {
-		return s.sendFault(x, a, f)
-	}
-	b, err := s.browser(x)
-	if err != nil {
-		return err
-	}
+func (s *server) handleAuthorize(x *exchange, a authRequest, b browser) error {
 	quiet, asks := a.prompt("none"), a.asksUser()
 	switch mustLogIn := s.mustLogIn(a, b); {
 	case mustLogIn && quiet:
@@ -362,39 +386,22 @@ func (s *server) ownForm(x *exchange) (url.Values, error) {
 	if err := guard.AddTrustedOrigin(s.cfg.origin()); err != nil {
 		return nil, err
 	}
+	// A request that has neither header comes from no browser, so no visitor of
+	// another site sent it.
 	if err := guard.Check(x.r); err != nil {
 		return nil, errCrossOrigin.because(err)
 	}
 	return readForm(x, maxBodyBytes)
 }
 
-// requestForm reads a form that belongs to an authorization request.
-func (s *server) requestForm(x *exchange) (a authRequest, form url.Values, err error) {
-	if form, err = s.ownForm(x); err == nil {
-		a, err = s.authRequest(x)
-	}
-	return a, form, err
-}
-
 // handleLoginForm logs a user in by the same rules as the JSON login, and goes
 // on with the authorization. A password was just checked, so prompt and max_age
 // are satisfied. The session is a new one whatever cookie the browser sent.
-func (s *server) handleLoginForm(x *exchange, _ principal) error {
-	a, form, err := s.requestForm(x)
-	if err != nil {
-		return err
-	}
-	if f := a.fault(); f.code != "" {
-		return s.sendFault(x, a, f)
-	}
-	before, err := s.browser(x)
-	if err != nil {
-		return err
-	}
-	email := form.Get("email")
+func (s *server) handleLoginForm(x *exchange, a authRequest, before browser) error {
+	email := a.form.Get("email")
 	opened, err := s.logIn(x, passwordLogin{
 		email:    email,
-		password: form.Get("password"),
+		password: a.form.Get("password"),
 		clientID: browserLogin,
 		idle:     s.cfg.sessionIdle,
 		replaces: before.sessionID,
@@ -412,23 +419,13 @@ func (s *server) handleLoginForm(x *exchange, _ principal) error {
 
 // handleContinueForm is the answer to "Continue as". It names the user whom the
 // page named, because somebody else may have logged in in another tab.
-func (s *server) handleContinueForm(x *exchange, _ principal) error {
-	a, form, err := s.requestForm(x)
-	if err != nil {
-		return err
-	}
-	if f := a.fault(); f.code != "" {
-		return s.sendFault(x, a, f)
-	}
-	b, err := s.browser(x)
+func (s *server) handleContinueForm(x *exchange, a authRequest, b browser) error {
 	switch {
-	case err != nil:
-		return err
-	case form.Get("answer") != "yes":
+	case a.form.Get("answer") != "yes":
 		return s.sendFault(x, a, oauthFault{"access_denied", "the user said no", ""})
 	case s.mustLogIn(a, b):
 		return s.writeLogin(x, a, "", nil)
-	case form.Get("user") != b.user.id:
+	case a.form.Get("user") != b.user.id:
 		return s.writeContinue(x, a, b)
 	}
 	return s.sendCode(x, a, b)
@@ -472,10 +469,7 @@ func inWords(wait time.Duration) string {
 
 // writeContinue asks whether a client may go on as the user who is logged in.
 func (s *server) writeContinue(x *exchange, a authRequest, b browser) error {
-	again := url.Values{}
-	for name, values := range a.query {
-		again[name] = values
-	}
+	again := maps.Clone(a.query)
 	again.Set("prompt", "login")
 	return s.writePage(x, 200, page{
 		Kind:   "continue",
@@ -561,23 +555,17 @@ func (s *store) issueCode(ctx context.Context, p pendingCode) error {
 	return s.change(ctx, func(t *queries) error {
 		var userID string
 		now := p.now.Unix()
-		p.grant.authTime = 0
 		err := t.get(`UPDATE sessions
 			SET last_used_at = $1, expires_at = CASE WHEN $2 < ends_at THEN $2 ELSE ends_at END
 			WHERE id = $3 AND client_id = '#browser' AND expires_at > $1 RETURNING user_id, auth_time`,
 			[]any{now, p.idleEnd, p.browserID}, &userID, &p.grant.authTime)
-		if errors.Is(err, errNotFound) {
-			return errNoSession
-		}
 		if err != nil {
-			return err
+			return noSession(err)
 		}
 		u, err := t.userWhere(`id = $1 AND status = 'active'`, userID)
 		switch {
-		case errors.Is(err, errNotFound):
-			return errNoSession
 		case err != nil:
-			return err
+			return noSession(err)
 		case !p.client.admits(u):
 			return errNotAdmitted
 		}
@@ -613,21 +601,13 @@ func (t *queries) insertCode(userID string, p pendingCode) error {
 			p.grant.resource,
 			p.grant.nonce,
 			p.redirectURI,
-			nullable(p.challenge))
+			p.challenge)
 	}
 	if err == nil {
 		err = t.capSessions(userID, id, maxPending,
 			`client_id = $4 AND redirect_uri IS NOT NULL`, p.client.id)
 	}
 	return err
-}
-
-// nullable is a text for a column in which null stands for none.
-func nullable(text string) any {
-	if text == "" {
-		return nil
-	}
-	return text
 }
 
 // challengeOf is the challenge that a verifier belongs to, "" for none (RFC

@@ -79,6 +79,18 @@ func (m member) set(raw json.RawMessage) error {
 	return invalidField(m.name, "must be a string")
 }
 
+// readBody returns a body of at most limit bytes.
+func readBody(x *exchange, limit int64) ([]byte, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(x, x.r.Body, limit))
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+		return nil, errBodyTooLarge
+	}
+	if err != nil {
+		return nil, errBodyUnreadable.because(err)
+	}
+	return body, nil
+}
+
 // readJSON returns a body that checkJSON accepts. Insisting on the content
 // type also keeps HTML forms of other sites from posting here: they cannot
 // send this one.
@@ -88,12 +100,9 @@ func readJSON(x *exchange) ([]byte, error) {
 	if err != nil || mediaType != "application/json" || !strings.EqualFold(charset, "utf-8") {
 		return nil, errMediaType
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(x, x.r.Body, maxBodyBytes))
-	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return nil, errBodyTooLarge
-	}
+	body, err := readBody(x, maxBodyBytes)
 	if err != nil {
-		return nil, errBodyUnreadable.because(err)
+		return nil, err
 	}
 	if err := checkJSON(body); err != nil {
 		return nil, refusal(400, "not_json", "The body is "+err.Error())
@@ -182,12 +191,9 @@ func readForm(x *exchange, limit int64) (url.Values, error) {
 	if !strings.EqualFold(strings.TrimSpace(kind), "application/x-www-form-urlencoded") {
 		return nil, badRequest("send a form: application/x-www-form-urlencoded")
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(x, x.r.Body, limit))
-	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return nil, badRequest("the form is too large")
-	}
+	body, err := readBody(x, limit)
 	if err != nil {
-		return nil, errBodyUnreadable.because(err)
+		return nil, badRequest(answerTo(err).detail)
 	}
 	form, err := url.ParseQuery(string(body))
 	if err != nil {

@@ -37,7 +37,7 @@ import (
 // database is not taken for ours. It is "pic" in ASCII and a last byte that
 // changes with every change of schema 1 before the first release: a file of
 // an earlier state is refused untouched, where it would fail later.
-const applicationID = 0x70696372
+const applicationID = 0x70696373
 
 const schema = `
 CREATE TABLE users (
@@ -80,7 +80,7 @@ CREATE TABLE sessions (
 	nonce        TEXT NOT NULL DEFAULT '',    -- of the authorization request
 	code_hash    BLOB,             -- SHA-256 of the authorization code; stays to recognize a second use
 	redirect_uri TEXT,             -- where the code was sent; null once it has been exchanged
-	challenge    TEXT              -- code_challenge of PKCE; stays with code_hash
+	challenge    TEXT NOT NULL DEFAULT ''     -- code_challenge of PKCE; empty without; stays with code_hash
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX sessions_by_user ON sessions (user_id, client_id);
 CREATE INDEX sessions_by_parent ON sessions (parent_id) WHERE parent_id IS NOT NULL;

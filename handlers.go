@@ -75,12 +75,20 @@ func (s *server) registrationOpen(t *queries, _ user) error {
 
 // --- login ---
 
-// tokenAnswer is the success body of login and refresh (RFC 6749 section 5.1).
+// tokenAnswer is the success body of login, of refresh and of the token
+// endpoint (RFC 6749 section 5.1).
 type tokenAnswer struct {
 	AccessToken  string `json:"access_token"`
-	RefreshToken string `json:"refresh_token"`
+	RefreshToken string `json:"refresh_token,omitempty"`
 	TokenType    string `json:"token_type"`
 	ExpiresIn    int64  `json:"expires_in"` // seconds
+	IDToken      string `json:"id_token,omitempty"`
+	Scope        string `json:"scope,omitempty"`
+}
+
+// newTokenAnswer has what all of them say.
+func (s *server) newTokenAnswer() tokenAnswer {
+	return tokenAnswer{TokenType: "Bearer", ExpiresIn: int64(s.cfg.accessTTL / time.Second)}
 }
 
 // handleLogin verifies a password, opens a session and answers with tokens.
@@ -305,8 +313,9 @@ func (s *server) writeTokens(x *exchange, u user, sessionID, refreshToken string
 	if err != nil {
 		return err
 	}
-	seconds := int64(s.cfg.accessTTL / time.Second)
-	return writeJSON(x, tokenAnswer{access, refreshToken, "Bearer", seconds})
+	answer := s.newTokenAnswer()
+	answer.AccessToken, answer.RefreshToken = access, refreshToken
+	return writeJSON(x, answer)
 }
 
 // --- refresh and logout ---
@@ -375,20 +384,26 @@ func (s *server) handleLogout(x *exchange, _ principal) error {
 		return err
 	}
 	// An older token of the session counts too: a refresh may be under way.
-	userID, sessionID, err := s.store.endTokenSession(x.ctx, token)
-	if err != nil {
+	ended, err := s.store.endTokenSession(x.ctx, token)
+	if err != nil && !errors.Is(err, errNoSession) {
 		return err
 	}
-	if userID != "" {
-		x.event("session.revoked",
-			"user", userID, "session", sessionID, "reason", "logout")
-	}
+	x.logEnded(ended, "logout")
 	return writeMessage(x, "Logged out")
+}
+
+// logEnded logs the sessions that a request has ended.
+func (x *exchange) logEnded(ended []session, reason string) {
+	for _, one := range ended {
+		x.event("session.revoked",
+			"user", one.userID, "session", one.id, "client", one.clientID, "reason", reason)
+	}
 }
 
 // logOutBearer ends the caller's session, or all of them.
 func (x *exchange) logOutBearer(p principal, everywhere bool) (err error) {
-	reason, ended := "logout", []session{}
+	var ended []session
+	reason := "logout"
 	if everywhere {
 		reason = "logout from everywhere"
 		ended, err = x.s.store.endSessions(x.ctx, p.id)

@@ -257,9 +257,7 @@ func (s *server) authenticate(r *http.Request, orExpired bool) (p principal, err
 		return p, err
 	}
 	p, err = s.store.authenticated(c.SessionID, jsonLogin, now)
-	if errors.Is(err, errSuspended) { // to a bearer, suspension looks like a revoked token
-		err = errInvalidToken.because(err)
-	} else if err == nil && p.id != c.Subject {
+	if err == nil && p.id != c.Subject {
 		err = errBadClaims
 	}
 	return p, err
@@ -322,7 +320,7 @@ var (
 	errUserSuspended = refusal(403, "user_suspended", "User account is suspended")
 	errMediaType     = refusal(415, "unsupported_media_type",
 		"Send the header Content-Type: application/json")
-	errBodyTooLarge   = refusal(413, "body_too_large", "The body is larger than 64 KiB")
+	errBodyTooLarge   = refusal(413, "body_too_large", "The body is too large")
 	errBodyUnreadable = refusal(400, "body_unreadable", "The body did not arrive completely")
 	errNotAnObject    = refusal(422, "not_an_object", "The body must be a JSON object")
 	errInternal       = refusal(500, "internal_error", "internal error")
@@ -552,7 +550,8 @@ func (s *server) isProxy(ip netip.Addr) bool {
 
 // corsPolicy is which other origins may read the answers of a route in a
 // browser (Fetch standard, "HTTP extensions"). Credentials are never allowed:
-// there are no cookies, and bearer tokens do not need it.
+// the only cookie is that of the pages, which no script may read, and bearer
+// tokens do not need it.
 type corsPolicy int
 
 const (

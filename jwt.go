@@ -415,22 +415,20 @@ func decodeClaims[C tokenClaims](payload []byte, want expected) (none C, err err
 	if !bytes.Equal(again, payload) {
 		return none, errBadClaims
 	}
-	// RFC 8725 sections 3.8 and 3.9: a token for somebody else.
-	issuer, aud, _, _ := c.limits()
-	if issuer != want.issuer || (want.audience != "" && !slices.Contains(aud, want.audience)) {
-		return none, errBadClaims
-	}
-	return validAt(c, want)
+	return asExpected(c, want)
 }
 
-// validAt returns the claims if the clock allows it. A token has expired from
-// the very second of exp on (RFC 7519 section 4.1.4: "on or after").
-func validAt[C tokenClaims](c C, want expected) (none C, err error) {
-	_, _, issuedAt, expiresAt := c.limits()
-	if time.Unix(issuedAt, 0).After(want.now.Add(clockSkew)) {
+// asExpected returns the claims of a token that was made here for this reader
+// (RFC 8725 sections 3.8 and 3.9) if the clock allows it. A token has expired
+// from the very second of exp on (RFC 7519 section 4.1.4: "on or after").
+func asExpected[C tokenClaims](c C, want expected) (none C, err error) {
+	issuer, aud, issuedAt, expiresAt := c.limits()
+	switch {
+	case issuer != want.issuer || (want.audience != "" && !slices.Contains(aud, want.audience)):
 		return none, errBadClaims
-	}
-	if want.now.Unix() >= expiresAt && !want.orExpired {
+	case time.Unix(issuedAt, 0).After(want.now.Add(clockSkew)):
+		return none, errBadClaims
+	case want.now.Unix() >= expiresAt && !want.orExpired:
 		return none, errExpired
 	}
 	return c, nil

@@ -194,7 +194,7 @@ func verifyToken[C tokenClaims](s *keySet, token string, want expected) (C, erro
 	slot := &s.verified[binary.LittleEndian.Uint16(id[:])%cacheSlots]
 	if v := slot.Load(); v != nil && v.id == id {
 		if c, sameKind := v.claims.(C); sameKind {
-			return validAt(c, want)
+			return asExpected(c, want)
 		}
 	}
 	var kind C

@@ -70,6 +70,8 @@ func (s *server) handleLogoutPage(x *exchange, _ principal) error {
 		})
 	}
 	if l.hint.Subject == "" {
+		// Nothing shows that a client sent this: a redirect would serve anybody
+		// (RFC 9700 section 4.11).
 		l.returnURI = ""
 	}
 	return s.logOutBrowser(x, b, l)
@@ -104,22 +106,21 @@ func (s *server) handleLogoutForm(x *exchange, _ principal) error {
 func (s *server) logOutBrowser(x *exchange, b browser, l logoutRequest) error {
 	var ended []session
 	_, _, err := s.store.reads.userOfSession(l.hint.SessionID, l.hint.Audience)
-	if err == nil {
-		ended, err = s.store.endSessionsWhere(x.ctx, `id = $1 AND client_id = $2`,
-			l.hint.SessionID, l.hint.Audience)
-	}
-	if b.sessionID != "" && (err == nil || errors.Is(err, errNoSession)) {
-		var more []session
-		more, err = s.store.endSession(x.ctx, b.sessionID, b.user.id)
-		ended = append(ended, more...)
+	if err == nil || (errors.Is(err, errNoSession) && b.sessionID != "") {
+		err = s.store.change(x.ctx, func(t *queries) error {
+			own, err := t.endWhere(`id = $1 AND client_id = $2`, l.hint.SessionID, l.hint.Audience)
+			if err != nil {
+				return err
+			}
+			inBrowser, err := t.endWhere(oneSession, b.sessionID)
+			ended = append(own, inBrowser...)
+			return err
+		})
 	}
 	if err != nil && !errors.Is(err, errNoSession) {
 		return err
 	}
-	for _, one := range ended {
-		x.event("session.revoked",
-			"user", one.userID, "session", one.id, "client", one.clientID, "reason", "logout")
-	}
+	x.logEnded(ended, "logout")
 	s.setCookie(x, "")
 	if l.returnURI != "" {
 		return redirect(x, l.returnURI)

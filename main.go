@@ -1,7 +1,7 @@
-// Command pico-auth is a login service in one flat package: registration, login,
-// refresh-token rotation, roles, groups, service tokens, administration and a
-// published key set, on SQLite, without configuration. With clients in its
-// configuration it is an OpenID Provider too. It sends no mail.
+// Command pico-auth is a login service in one flat package: registration,
+// login, refresh-token rotation, roles, groups, service tokens, administration
+// and a published key set, on SQLite, without configuration. With clients in
+// its configuration it is an OpenID Provider too. It sends no mail.
 //
 // To read it, take the files in this order: rbac.go (users, and who may do
 // what), jwt.go (tokens), keys.go (signing keys), passwords.go (hashing and
@@ -227,8 +227,8 @@ func openServerApp(ctx context.Context, cfg *config, now func() time.Time, log *
 // checkClientNames refuses OpenID clients that are called like service tokens:
 // both are client_ids of the token endpoint.
 func (a *app) checkClientNames() error {
-	var clients []string
-	clients = a.cfg.clients.ids() // room: provider
+	clients := []string{}
+	clients = append(clients, a.cfg.clients.ids()...) // room: provider
 	for _, id := range clients {
 		taken, err := false, error(nil)
 		taken, err = a.store.serviceNameExists(id) // room: servicetokens

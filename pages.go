@@ -119,12 +119,13 @@ type page struct {
 	Style       template.CSS // pageStyle
 }
 
-// writePage writes a page with headers that keep it from being framed, cached
-// and changed. The style is allowed by its hash. There is deliberately no
-// form-action: browsers apply it to every redirect that follows a form, those
-// of the client's own site among them. The policy for Referer is same-origin,
-// because with no-referrer browsers send "Origin: null" with our own forms, and
-// ownForm would refuse them.
+// writePage writes a page that no other page can frame (clickjacking) and in
+// which no script runs; no-store is on every answer (newServer). The style is
+// allowed by its hash. There is deliberately no form-action: browsers apply it
+// to every redirect that follows a form, those of the client's own site among
+// them. The policy for Referer is same-origin, because with no-referrer
+// browsers send "Origin: null" with our own forms, and ownForm would refuse
+// them.
 func (s *server) writePage(x *exchange, status int, p page) error {
 	issuer, _ := url.Parse(s.cfg.issuer) // checked by loadConfig
 	p.Host, p.Style = issuer.Host, pageStyle

@@ -92,9 +92,7 @@ func (s *store) sessionByToken(token, clientID string) (id string, hash []byte, 
 	}
 	err = s.reads.get(`SELECT id FROM sessions WHERE id IN ($1, $2, $3) AND client_id = $4`,
 		append(ids, clientID), &id)
-	if errors.Is(err, errNotFound) {
-		err = errNoSession
-	}
+	err = noSession(err)
 	hash = hashToken(token)
 	if handle == token { // one of the Python server: the id is its hash
 		hash, _ = hex.DecodeString(id)
@@ -102,23 +100,15 @@ func (s *store) sessionByToken(token, clientID string) (id string, hash []byte, 
 	return id, hash, err
 }
 
-// endTokenSession ends the session of a refresh token that came from no client,
-// and returns whose and which it was, or nothing when there was none. An older
-// token of the session counts too, because a refresh may be under way
-// meanwhile.
-func (s *store) endTokenSession(ctx context.Context, token string) (userID, sessionID string, err error) {
+// endTokenSession ends the session of a refresh token of the JSON login and
+// returns it, or errNoSession. An older token of the session counts too,
+// because a refresh may be under way.
+func (s *store) endTokenSession(ctx context.Context, token string) ([]session, error) {
 	id, _, err := s.sessionByToken(token, jsonLogin)
-	if errors.Is(err, errNoSession) {
-		return "", "", nil
-	}
 	if err != nil {
-		return "", "", err
+		return nil, err
 	}
-	ended, err := s.endSessionsWhere(ctx, `id = $1`, id)
-	for _, x := range ended {
-		userID, sessionID = x.userID, x.id
-	}
-	return userID, sessionID, err
+	return s.endSessionsWhere(ctx, `id = $1`, id)
 }
 
 // rotation is one use of a refresh token. rotate fills in the rest.

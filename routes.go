@@ -1,7 +1,8 @@
 package main
 
 // This file is the list of endpoints: which there are, who may call each, how
-// each group behaves, and the server that answers them. Nothing happens here.
+// each group behaves, and the server that answers them. It decides nothing
+// else.
 
 import (
 	"crypto/rand"
@@ -46,17 +47,14 @@ func newServer(cfg *config, st *store, keys *keyring, h *hasher, now func() time
 	return s
 }
 
-// routeTable is every endpoint with what its callers need.
+// routeTable is every endpoint with what its callers need: api is for programs
+// with tokens of the JSON login, a document is for everybody and cacheable, and
+// a monitor is polled.
 func (s *server) routeTable() []route {
 	api := &routeKind{fail: writeProblem}
 	document := &routeKind{fail: writeProblem, cors: corsAnyone, quiet: true}
 	monitor := &routeKind{fail: writeProblem, quiet: true}
-	off := s.cfg == nil || len(s.cfg.clients) == 0                                      // room: provider
-	oauth := &routeKind{fail: writeOAuthError, cors: corsClients}                       // room: provider
-	userinfo := &routeKind{fail: writeOAuthError, cors: corsClients, off: off}          // room: provider
-	page := &routeKind{fail: s.failPage, cors: corsNobody, off: off}                    // room: provider
-	metadata := &routeKind{fail: writeProblem, cors: corsAnyone, quiet: true, off: off} // room: provider
-	return []route{
+	routes := []route{
 		{"POST /api/v1/auth/register", public, api, s.handleRegister},
 		{"POST " + loginPath, public, api, s.handleLogin},
 		{"POST /api/v1/auth/refresh", public, api, s.handleRefresh},
@@ -92,22 +90,10 @@ func (s *server) routeTable() []route {
 		{"POST " + servicePath + "/validate", public, api, s.handleCheckService},      // room: servicetokens
 		{"DELETE " + servicePath + "/{name}", permUsersEdit, api, s.handleEndService}, // room: servicetokens
 
-		{"GET " + authorizePath, public, page, s.handleAuthorize},         // room: provider
-		{"POST " + authorizePath, public, page, s.handleAuthorizePost},    // room: provider
-		{"POST " + loginFormPath, public, page, s.handleLoginForm},        // room: provider
-		{"POST " + continuePath, public, page, s.handleContinueForm},      // room: provider
-		{"POST " + tokenPath, public, oauth, s.handleToken},               // room: provider
-		{"GET " + userinfoPath, public, userinfo, s.handleUserinfo},       // room: provider
-		{"POST " + userinfoPath, public, userinfo, s.handleUserinfo},      // room: provider
-		{"POST " + revokePath, public, oauth, s.handleRevoke},             // room: provider
-		{"POST " + introspectPath, public, oauth, s.handleIntrospect},     // room: provider
-		{"GET " + logoutPath, public, page, s.handleLogoutPage},           // room: provider
-		{"POST " + logoutPath, public, page, s.handleLogoutPost},          // room: provider
-		{"POST " + logoutConfirmPath, public, page, s.handleLogoutForm},   // room: provider
-		{"GET " + oauthMetadataPath, public, metadata, s.handleDiscovery}, // room: provider
-
 		{"GET " + jwksPath, public, document, s.handleJWKS},
 		{"GET " + discoveryPath, public, document, s.handleDiscovery},
 		{"GET " + healthPath, public, monitor, s.handleHealth},
 	}
+	routes = append(routes, s.providerRoutes()...) // room: provider
+	return routes
 }

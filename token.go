@@ -12,7 +12,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"maps"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -32,8 +31,9 @@ const (
 	idTokenTime = time.Hour
 )
 
-// Errors of RFC 6749 section 5.2, and of RFC 6750 section 3.1 at userinfo. One
-// text stands for every reason that a stranger could learn from.
+// Errors of RFC 6749 section 5.2, and of RFC 6750 section 3.1 at userinfo.
+// Clients get the same text whatever the reason, because the reason would help
+// a stranger.
 var (
 	errInvalidClient = &apiError{status: 401, code: "invalid_client", challenge: `Basic realm="pico-auth"`,
 		detail: "unknown client or wrong secret"}
@@ -110,17 +110,19 @@ func basicCredentials(r *http.Request) (id, secret string, err error) {
 }
 
 // authenticateClient compares the secret first and counts failures alone, so
-// that guessing at a client keeps that client from nothing. A failure does the
-// same work whether there is such a client or not.
+// that guessing at a client keeps that client from nothing.
 func (s *server) authenticateClient(x *exchange, id, secret string) (c tokenCaller, err error) {
 	client := s.cfg.clients[id]
 	if client != nil && (client.hasSecret(secret) || (client.public() && secret == "")) {
 		return tokenCaller{client: client}, nil
 	}
-	err = errNotFound
-	c.service, err = s.store.serviceHolder(id, secret) // room: servicetokens
-	if err == nil || !errors.Is(err, errNotFound) {
-		return c, err
+	for _, holder := range []func(id, secret string) (user, error){
+		s.store.serviceHolder, // room: servicetokens
+	} {
+		c.service, err = holder(id, secret)
+		if !errors.Is(err, errNotFound) {
+			return c, err
+		}
 	}
 	if v := s.throttle.secretFailed(clientKey(x.clientIP())); v.rule != "" {
 		x.event("client.throttled", "client", shownID(id))
@@ -132,11 +134,15 @@ func (s *server) authenticateClient(x *exchange, id, secret string) (c tokenCall
 
 // --- grants ---
 
-// grantHandlers are the values of grant_type.
-var grantHandlers = map[string]func(*server, *exchange, tokenCaller, url.Values) error{
-	"authorization_code": (*server).grantCode,
-	"refresh_token":      (*server).grantRefresh,
-	"client_credentials": (*server).grantService,
+// grantTypes are the values of grant_type, and whether they are for service
+// tokens or for OpenID clients.
+var grantTypes = map[string]struct {
+	forService bool
+	handle     func(*server, *exchange, tokenCaller, url.Values) error
+}{
+	"authorization_code": {false, (*server).grantCode},
+	"refresh_token":      {false, (*server).grantRefresh},
+	"client_credentials": {true, (*server).grantService},
 }
 
 // handleToken is the token endpoint.
@@ -146,13 +152,13 @@ func (s *server) handleToken(x *exchange, _ principal) error {
 		return err
 	}
 	grantType := form.Get("grant_type")
-	handle := grantHandlers[grantType]
+	grant := grantTypes[grantType]
 	switch {
 	case grantType == "":
 		return badRequest("grant_type is missing")
-	case handle == nil:
+	case grant.handle == nil:
 		return errGrantType
-	case (c.client == nil) != (grantType == "client_credentials"):
+	case grant.forService != (c.client == nil):
 		return errUnauthorizedClient
 	}
 	if c.client != nil {
@@ -160,7 +166,7 @@ func (s *server) handleToken(x *exchange, _ principal) error {
 			return errInvalidTarget
 		}
 	}
-	return handle(s, x, c, form)
+	return grant.handle(s, x, c, form)
 }
 
 // codeVerifier is its whole alphabet (RFC 7636 section 4.1).
@@ -183,7 +189,7 @@ func (s *server) grantCode(x *exchange, c tokenCaller, form url.Values) error {
 		codeHash:    hashToken(form.Get("code")),
 		client:      c.client,
 		redirectURI: form.Get("redirect_uri"),
-		challenge:   nullable(challengeOf(verifier)),
+		challenge:   challengeOf(verifier),
 		handle:      newID(),
 		now:         s.now,
 		idle:        idle,
@@ -253,16 +259,6 @@ func narrowed(granted, wish string) (scope string, within bool) {
 	return strings.Join(kept, " "), true
 }
 
-// grantAnswer is the success body of the token endpoint (RFC 6749 section 5.1).
-type grantAnswer struct {
-	AccessToken  string `json:"access_token"`
-	TokenType    string `json:"token_type"`
-	ExpiresIn    int64  `json:"expires_in"` // seconds
-	RefreshToken string `json:"refresh_token,omitempty"`
-	IDToken      string `json:"id_token,omitempty"`
-	Scope        string `json:"scope"`
-}
-
 // refuseGrant is the answer to a code or refresh token that is not good. All
 // reasons are one to the client.
 func (x *exchange) refuseGrant(client *oidcClient, done rotated, err error) error {
@@ -284,7 +280,8 @@ func (s *server) writeGrant(x *exchange, client *oidcClient, done rotated, scope
 	x.user = done.user.id
 	x.event("token.issued", "user", done.user.id, "session", done.sessionID, "client", client.id)
 	now := s.now()
-	answer := grantAnswer{TokenType: "Bearer", ExpiresIn: int64(s.cfg.accessTTL / time.Second), Scope: scope}
+	answer := s.newTokenAnswer()
+	answer.Scope = scope
 	if client.refresh {
 		answer.RefreshToken = done.successor
 	}
@@ -363,11 +360,9 @@ func (s *server) grantService(x *exchange, c tokenCaller, _ url.Values) error {
 		return err
 	}
 	x.event("token.issued", "service_token", service.id, "client", service.displayName)
-	return writeJSON(x, grantAnswer{
-		AccessToken: token,
-		TokenType:   "Bearer",
-		ExpiresIn:   int64(s.cfg.accessTTL / time.Second),
-	})
+	answer := s.newTokenAnswer()
+	answer.AccessToken = token
+	return writeJSON(x, answer)
 }
 
 // codeExchange is one use of a code.
@@ -375,7 +370,7 @@ type codeExchange struct {
 	codeHash      []byte
 	client        *oidcClient
 	redirectURI   string
-	challenge     any    // what the verifier stands for; nil without one
+	challenge     string // what the verifier stands for; empty without one
 	handle        string // of the refresh token that takes the code's place
 	now           func() time.Time
 	idle          time.Duration
@@ -395,31 +390,27 @@ type codeExchange struct {
 // end sessions.
 func (s *store) exchangeCode(ctx context.Context, e codeExchange) (done rotated, err error) {
 	var id string
-	err = s.reads.get(`SELECT id FROM sessions WHERE code_hash = $1 AND client_id = $2
-		AND challenge IS NOT DISTINCT FROM $3`, []any{e.codeHash, e.client.id, e.challenge}, &id)
-	if errors.Is(err, errNotFound) { // made up: it never reaches the writer
-		err = errNoSession
-	}
-	if err != nil {
-		return done, err
+	err = s.reads.get(`SELECT id FROM sessions WHERE code_hash = $1 AND client_id = $2 AND challenge = $3`,
+		[]any{e.codeHash, e.client.id, e.challenge}, &id)
+	if err != nil { // a code that is made up never reaches the writer
+		return done, noSession(err)
 	}
 	err = s.change(ctx, func(t *queries) (err error) {
-		done = rotated{sessionID: sessionIDOf(e.handle), successor: newRefreshToken(e.handle)}
-		done.refusal, err = t.useCode(e, &done)
+		done, err = t.useCode(e)
 		return err
 	})
 	return done, cmp.Or(err, done.refusal)
 }
 
-// useCode makes the change of exchangeCode. A refusal is no error of it,
-// because ending a session must not be rolled back.
-func (t *queries) useCode(e codeExchange, done *rotated) (refusal, err error) {
+// useCode tries to replace the code, and then looks at what is there.
+func (t *queries) useCode(e codeExchange) (done rotated, err error) {
+	done.sessionID, done.successor = sessionIDOf(e.handle), newRefreshToken(e.handle)
 	at := e.now()
 	used, err := t.exec(`UPDATE sessions SET id = $1, token_hash = $2, redirect_uri = NULL, last_used_at = $3,
 			expires_at = CASE WHEN $4 < ends_at THEN $4 ELSE ends_at END, ip = $5, user_agent = $6
 		WHERE code_hash = $7 AND client_id = $8
-			AND (redirect_uri = $9 OR ($9 = '' AND redirect_uri IS NOT NULL AND challenge IS NOT NULL))
-			AND challenge IS NOT DISTINCT FROM $10 AND expires_at > $3`,
+			AND (redirect_uri = $9 OR ($9 = '' AND redirect_uri IS NOT NULL AND challenge <> ''))
+			AND challenge = $10 AND expires_at > $3`,
 		done.sessionID,
 		hashToken(done.successor),
 		at.Unix(),
@@ -431,29 +422,41 @@ func (t *queries) useCode(e codeExchange, done *rotated) (refusal, err error) {
 		e.redirectURI,
 		e.challenge)
 	if err != nil {
-		return nil, err
+		return done, err
 	}
 	if used == 0 {
-		ended, err := t.endWhere(`code_hash = $1 AND client_id = $2 AND redirect_uri IS NULL
-			AND challenge IS NOT DISTINCT FROM $3`, e.codeHash, e.client.id, e.challenge)
-		for _, one := range ended {
-			done.user.id, done.sessionID = one.userID, one.id
-			return errCodeReuse, err
-		}
-		return errNoSession, err
+		return t.endReusedCode(e)
 	}
 	targets := append(grantTargets(&done.grant), loneUserTargets(&done.user)...)
 	err = t.get(`SELECT `+grantColumns+`, `+loneUserColumns+` FROM sessions JOIN users ON users.id = user_id
 		WHERE sessions.id = $1`, []any{done.sessionID}, targets...)
 	switch {
 	case err != nil:
-		return nil, err
-	case done.user.status != statusActive || !e.client.admits(done.user):
-		_, err = t.endWhere(`id = $1`, done.sessionID)
-		return errNotAdmitted, err
+		return done, err
+	case done.user.status != statusActive:
+		done.refusal = errSuspended
+	case !e.client.admits(done.user):
+		done.refusal = errNotAdmitted
 	}
-	return nil, t.capSessions(done.user.id, done.sessionID, maxClientSessions,
+	if done.refusal != nil {
+		_, err = t.endWhere(`id = $1`, done.sessionID)
+		return done, err
+	}
+	return done, t.capSessions(done.user.id, done.sessionID, maxClientSessions,
 		`client_id = $4 AND redirect_uri IS NULL`, e.client.id)
+}
+
+// endReusedCode ends the session of a code that was used before, if client and
+// verifier are right.
+func (t *queries) endReusedCode(e codeExchange) (done rotated, err error) {
+	done.refusal = errNoSession
+	ended, err := t.endWhere(`code_hash = $1 AND client_id = $2 AND redirect_uri IS NULL AND challenge = $3`,
+		e.codeHash, e.client.id, e.challenge)
+	if len(ended) > 0 {
+		done.refusal = errCodeReuse
+		done.user.id, done.sessionID = ended[0].userID, ended[0].id
+	}
+	return done, err
 }
 
 // scopeOf returns the scope of the session that a client's refresh token names,
@@ -463,10 +466,7 @@ func (s *store) scopeOf(token, clientID string) (scope string, err error) {
 	if err == nil {
 		err = s.reads.get(`SELECT scope FROM sessions WHERE id = $1`, []any{id}, &scope)
 	}
-	if errors.Is(err, errNotFound) {
-		err = errNoSession
-	}
-	return scope, err
+	return scope, noSession(err)
 }
 
 // --- userinfo ---
@@ -501,17 +501,18 @@ func (s *server) handleUserinfo(x *exchange, _ principal) error {
 	if err != nil {
 		return err
 	}
-	c, err := s.clientToken(token)
+	// Every token of a client is for the issuer, and a service token's is not
+	// (RFC 9068 section 4).
+	want := expected{issuer: s.cfg.issuer, audience: s.cfg.issuer, now: s.now()}
+	c, err := verifyToken[clientClaims](s.keys.current(), token, want)
 	if err != nil {
 		return err
 	}
 	p, err := s.clientUser(c)
-	switch {
-	case errors.Is(err, errSuspended):
-		return errInvalidToken.because(err)
-	case err != nil:
+	if err != nil {
 		return err
-	case !hasScope(c.Scope, "openid"):
+	}
+	if !hasScope(c.Scope, "openid") {
 		return errScopeTooNarrow
 	}
 	x.user = p.id
@@ -552,16 +553,12 @@ func (s *server) handleRevoke(x *exchange, _ principal) error {
 	if token == "" {
 		return badRequest("token is missing")
 	}
-	var ended []session
 	if c.client != nil {
-		ended, err = s.revoke(x.ctx, c.client, token)
-	}
-	if err != nil && !errors.Is(err, errNoSession) {
-		return err
-	}
-	for _, one := range ended {
-		x.event("session.revoked",
-			"user", one.userID, "session", one.id, "client", one.clientID, "reason", "revoked by the client")
+		ended, err := s.revoke(x.ctx, c.client, token)
+		if err != nil && !errors.Is(err, errNoSession) {
+			return err
+		}
+		x.logEnded(ended, "revoked by the client")
 	}
 	writeBody(x, 200, nil)
 	return nil
@@ -666,6 +663,7 @@ func (s *server) loginToken(token string) (clientClaims, error) {
 		Issuer:    c.Issuer,
 		Subject:   c.Subject,
 		Audience:  c.Audience,
+		ClientID:  jsonLogin,
 		SessionID: c.SessionID,
 		IssuedAt:  c.IssuedAt,
 		ExpiresAt: c.ExpiresAt,
@@ -681,45 +679,5 @@ func (c tokenCaller) mayAskAbout(token clientClaims, ours string) bool {
 	}
 	return token.ClientID == c.client.id || slices.ContainsFunc(c.client.audience, func(a string) bool {
 		return slices.Contains(token.Audience, a)
-	})
-}
-
-// --- discovery ---
-
-// oauthMetadataPath is where clients of plain OAuth look for the same document
-// (RFC 8414 section 3).
-const oauthMetadataPath = "/.well-known/oauth-authorization-server"
-
-// describeProvider changes what discovery says to what is true with clients.
-// Only what every client may ask for is named, because some ask for all of it.
-func (s *server) describeProvider(m map[string]any) {
-	if len(s.cfg.clients) == 0 {
-		return
-	}
-	base := s.cfg.baseURL()
-	secrets := []string{"client_secret_basic", "client_secret_post"}
-	methods := append([]string{"none"}, secrets...)
-	maps.Copy(m, map[string]any{
-		"authorization_endpoint":   base + authorizePath,
-		"token_endpoint":           base + tokenPath,
-		"userinfo_endpoint":        base + userinfoPath,
-		"revocation_endpoint":      base + revokePath,
-		"introspection_endpoint":   base + introspectPath,
-		"end_session_endpoint":     base + logoutPath,
-		"scopes_supported":         scopes,
-		"response_types_supported": []string{"code"},
-		"response_modes_supported": []string{"query"},
-		"grant_types_supported":    slices.Sorted(maps.Keys(grantHandlers)),
-		"acr_values_supported":     []string{"1"},
-		"claims_supported": []string{"sub", "iss", "aud", "exp", "iat", "auth_time", "acr", "amr", "nonce",
-			"at_hash", "sid", "email", "email_verified", "name", "preferred_username", "groups"},
-		"token_endpoint_auth_methods_supported":          methods,
-		"revocation_endpoint_auth_methods_supported":     methods,
-		"introspection_endpoint_auth_methods_supported":  secrets,
-		"code_challenge_methods_supported":               []string{"S256"},
-		"authorization_response_iss_parameter_supported": true,
-		"claims_parameter_supported":                     false,
-		"request_parameter_supported":                    false,
-		"request_uri_parameter_supported":                false, // absent means true
 	})
 }
