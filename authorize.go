@@ -394,27 +394,36 @@ func (s *server) ownForm(x *exchange) (url.Values, error) {
 	return readForm(x, maxBodyBytes)
 }
 
-// handleLoginForm logs a user in by the same rules as the JSON login, and goes
-// on with the authorization. A password was just checked, so prompt and max_age
-// are satisfied. The session is a new one whatever cookie the browser sent.
+// handleLoginForm logs a user in and goes on with the authorization. A password
+// was just checked, so prompt and max_age are satisfied; and the page named the
+// client, so whoever typed the password has agreed.
 func (s *server) handleLoginForm(x *exchange, a authRequest, before browser) error {
-	email := a.form.Get("email")
+	b, err := s.logInBrowser(x, before, a.form)
+	if err != nil {
+		return s.writeLogin(x, a, a.form.Get("email"), err)
+	}
+	hint, err := s.idTokenHint(a.query.Get("id_token_hint"))
+	if err == nil && hint.Subject != b.user.id {
+		return s.sendFault(x, a, oauthFault{"login_required", "another user has logged in", ""})
+	}
+	return s.sendCode(x, a, b)
+}
+
+// logInBrowser logs in whoever fills in the login form, by the same rules as
+// the JSON login. The session is a new one whatever cookie the browser sent.
+func (s *server) logInBrowser(x *exchange, before browser, form url.Values) (browser, error) {
 	opened, err := s.logIn(x, passwordLogin{
-		email:    email,
-		password: a.form.Get("password"),
+		email:    form.Get("email"),
+		password: form.Get("password"),
 		clientID: browserLogin,
 		idle:     s.cfg.sessionIdle,
 		replaces: before.sessionID,
 	})
 	if err != nil {
-		return s.writeLogin(x, a, email, err)
+		return browser{}, err
 	}
 	s.setCookie(x, opened.refreshToken)
-	hint, err := s.idTokenHint(a.query.Get("id_token_hint"))
-	if err == nil && hint.Subject != opened.user.id {
-		return s.sendFault(x, a, oauthFault{"login_required", "another user has logged in", ""})
-	}
-	return s.sendCode(x, a, browser{opened.user, opened.sessionID, s.now().Unix()})
+	return browser{opened.user, opened.sessionID, s.now().Unix()}, nil
 }
 
 // handleContinueForm is the answer to "Continue as". It names the user whom the
@@ -433,19 +442,20 @@ func (s *server) handleContinueForm(x *exchange, a authRequest, b browser) error
 
 // --- its pages ---
 
-// writeLogin shows the login form, with what was wrong with the last try, if
-// there was one. What is no refusal of that try gets a page of its own.
+// writeLogin shows the login form of an authorization request.
 func (s *server) writeLogin(x *exchange, a authRequest, email string, fault error) error {
-	p := page{
-		Kind:   "login",
-		Title:  "Log in",
-		Client: a.client.name,
-		Action: s.formAction(loginFormPath, a.query),
-		Email:  cleanText(email),
-	}
+	p := page{Client: a.client.name, Action: s.formAction(loginFormPath, a.query), Email: email}
 	if a.client.asks(a.redirectURI) { // any program can call itself so
 		p.Where = withoutPath(a.redirectURI)
 	}
+	return s.writeLoginForm(x, p, fault)
+}
+
+// writeLoginForm shows the login form, with what was wrong with the last try, if
+// there was one. What is no refusal of that try gets a page of its own. The
+// page has to say whose form it is and where it goes.
+func (s *server) writeLoginForm(x *exchange, p page, fault error) error {
+	p.Kind, p.Title, p.Email = "login", "Log in", cleanText(p.Email)
 	if fault == nil {
 		return s.writePage(x, 200, p)
 	}
@@ -553,24 +563,34 @@ type pendingCode struct {
 // The row has an id that no token leads to until the exchange gives it one.
 func (s *store) issueCode(ctx context.Context, p pendingCode) error {
 	return s.change(ctx, func(t *queries) error {
-		var userID string
-		now := p.now.Unix()
-		err := t.get(`UPDATE sessions
-			SET last_used_at = $1, expires_at = CASE WHEN $2 < ends_at THEN $2 ELSE ends_at END
-			WHERE id = $3 AND client_id = '#browser' AND expires_at > $1 RETURNING user_id, auth_time`,
-			[]any{now, p.idleEnd, p.browserID}, &userID, &p.grant.authTime)
+		u, authTime, err := t.useBrowserSession(p.browserID, p.now.Unix(), p.idleEnd)
 		if err != nil {
 			return noSession(err)
 		}
-		u, err := t.userWhere(`id = $1 AND status = 'active'`, userID)
-		switch {
-		case err != nil:
-			return noSession(err)
-		case !p.client.admits(u):
+		if !p.client.admits(u) {
 			return errNotAdmitted
 		}
+		p.grant.authTime = authTime
 		return t.insertCode(u.id, p)
 	})
+}
+
+// useBrowserSession lets a browser's session live on, and returns its user and
+// when the password was checked; errNoSession when it has ended. Times are unix
+// seconds.
+func (t *queries) useBrowserSession(id string, now, idleEnd int64) (u user, authTime int64, err error) {
+	var userID string
+	err = t.get(`UPDATE sessions
+		SET last_used_at = $1, expires_at = CASE WHEN $2 < ends_at THEN $2 ELSE ends_at END
+		WHERE id = $3 AND client_id = '#browser' AND expires_at > $1 RETURNING user_id, auth_time`,
+		[]any{now, idleEnd, id}, &userID, &authTime)
+	if err == nil {
+		u, err = t.userWhere(`id = $1 AND status = 'active'`, userID)
+	}
+	if errors.Is(err, errNotFound) {
+		err = errNoSession
+	}
+	return u, authTime, err
 }
 
 // insertCode adds the row, and ends the codes of this user and client that

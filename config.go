@@ -69,6 +69,8 @@ type config struct {
 	sessionIdle time.Duration // whoever finds a browser in which somebody logged in can use it so long
 	clients     oidcClients   // room: provider
 
+	cookieDomain string // its applications can act as each other's users; "": no forward auth
+
 	settings []*setting // in the order of the README
 	notes    []string   // warnings for the start, each with its remedy
 }
@@ -128,6 +130,8 @@ func (c *config) rows() []settingRow {
 		{"server.tls_key_file", &c.tlsKeyFile, "", checkNothing},
 
 		{"oidc.session_idle_hours", span{&c.sessionIdle, time.Hour}, "12", checkNumber(1, 8760)},
+
+		{"forward_auth.cookie_domain", &c.cookieDomain, "", checkCookieDomain}, // room: forwardauth
 
 		{"log.level", &c.logLevel, "info", checkOneOf("debug", "info", "warn", "error")},
 		{"log.format", &c.logFormat, "text", checkOneOf("text", "json")},
@@ -435,6 +439,11 @@ func (l *configLoader) comparePairs() {
 	if s := l.find("auth.admin_password"); s.text == "" && l.autoCreateAdmin {
 		l.fault(s.at() + " is empty; it must be set while auth.auto_create_admin " +
 			"(AUTH_AUTO_CREATE_ADMIN) is true")
+	}
+	issuer, _ := url.Parse(l.issuer) // passed checkIssuer
+	if l.cookieDomain != "" && (issuer.Scheme != "https" || !inDomain(issuer.Hostname(), l.cookieDomain)) {
+		l.fault(l.find("forward_auth.cookie_domain").at() + " must be the host of auth.issuer " +
+			"(AUTH_ISSUER) or a domain above it, and the issuer https: browsers keep the cookie nowhere else")
 	}
 	for _, name := range []string{"issuer", "audience"} {
 		s, used := l.find("auth_client."+name), l.find("auth."+name)

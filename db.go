@@ -72,8 +72,8 @@ CREATE TABLE sessions (
 	ip           TEXT NOT NULL,    -- client of the last login or refresh
 	user_agent   TEXT NOT NULL,    -- of that client
 	-- What follows is of OpenID clients; a login at the JSON endpoint has the defaults.
-	client_id    TEXT NOT NULL DEFAULT '', -- whose tokens; #browser: the cookie of the login page
-	parent_id    TEXT,             -- id of the browser's session in which the client got it
+	client_id    TEXT NOT NULL DEFAULT '', -- whose tokens; #browser, #forward: a cookie
+	parent_id    TEXT,             -- id of the browser's session from which it grew
 	auth_time    INTEGER NOT NULL DEFAULT 0,  -- when the password was checked
 	scope        TEXT NOT NULL DEFAULT '',    -- granted, separated by blanks
 	resource     TEXT NOT NULL DEFAULT '',    -- as the client asked for (RFC 8707)

@@ -467,7 +467,7 @@ type sessionAnswer struct {
 	ExpiresAt  string `json:"expires_at"`
 	IP         string `json:"ip"`
 	UserAgent  string `json:"user_agent"`
-	Client     string `json:"client,omitempty"` // client_id of an OpenID client; #browser is the login page
+	Client     string `json:"client,omitempty"` // client_id, or #browser or #forward
 	Current    bool   `json:"current"`
 }
 

@@ -23,6 +23,7 @@ package main
 //	=== servicetokens.go ===      life, refusals, throttle
 //	=== authorize.go, pages.go ===  who gets a code, forms, cookies, pages
 //	=== token.go ===              clients' tokens, logout, conformance, races
+//	=== forwardauth.go ===        who may pass a proxy, its cookie
 //	=== clients.go ===            settings of clients, redirect URIs
 //	=== config.go ===             faults, sources, documents
 //	=== main.go, shell.go ===     start, stop, commands, durability
@@ -3130,7 +3131,10 @@ func (ts *testServer) in(t testing.TB) *testServer {
 
 // httpEndpoint is how to ask for a route, about a user that is not there.
 func httpEndpoint(r route) (method, path string) {
-	method, path, _ = strings.Cut(r.pattern, " ")
+	method, path, one := strings.Cut(r.pattern, " ")
+	if !one { // it takes any method
+		method, path = "GET", r.pattern
+	}
 	return method, regexp.MustCompile(`{\w+}`).ReplaceAllString(path, "nobody")
 }
 
@@ -3361,12 +3365,16 @@ func TestHTTP_PathsAreExact(t *testing.T) {
 // refuse (RFC 9110 section 10.2.1).
 func TestHTTP_AllowIsTrue(t *testing.T) {
 	t.Parallel()
-	ts := newTestServer(t, providerClients)
+	ts := newTestServer(t, providerClients, forwardDomain)
 	for _, r := range ts.srv.routeTable() {
 		t.Run(r.pattern, func(t *testing.T) {
 			ts := ts.in(t)
 			method, path := httpEndpoint(r)
 			brew := ts.do("BREW", path, "", nil)
+			if path == forwardAuthPath { // it takes any method
+				ts.wantProblem("BREW", brew, 401, "token_missing")
+				return
+			}
 			ts.wantProblem("BREW", brew, 405, "method_not_allowed")
 			var answered []string
 			for _, m := range strings.Fields("DELETE GET HEAD OPTIONS PATCH POST PUT TRACE") {
@@ -3410,7 +3418,7 @@ func TestHTTP_HeadIsGetWithoutBody(t *testing.T) {
 // wrong one and with one of each role.
 func TestHTTP_EveryRouteKeepsItsDoor(t *testing.T) {
 	t.Parallel()
-	ts := newTestServer(t, providerClients)
+	ts := newTestServer(t, providerClients, forwardDomain)
 	tokens := map[role]string{"nobody": "", "stranger": "garbage"}
 	challenges := map[string]string{ // RFC 6750 section 3
 		"token_missing": `Bearer`,
@@ -3426,7 +3434,8 @@ func TestHTTP_EveryRouteKeepsItsDoor(t *testing.T) {
 			method, path := httpEndpoint(r)
 			want(t, "it names a permission", r.need == denied, false)
 			for who, token := range tokens {
-				if path == auth+"/logout" || path == userinfoPath { // would end it; takes other tokens
+				switch path { // would end it; take other tokens
+				case auth + "/logout", userinfoPath, forwardAuthPath:
 					continue
 				}
 				a := ts.do(method, path, token, nil)
@@ -7136,7 +7145,7 @@ func TestProvider_IsOffWithoutClients(t *testing.T) {
 		ts.wantProblem(r.pattern, a, 404, "not_found")
 		off++
 	}
-	want(t, "routes that are off", off, 10)
+	want(t, "routes that are off", off, 12)
 }
 
 // TestProvider_CORS: scripts of public clients may call what needs no cookie;
@@ -7259,7 +7268,7 @@ func TestProvider_RacesMintNothing(t *testing.T) {
 			}
 		})
 	}
-	if minted < rounds/10 {
+	if minted < rounds/20 {
 		t.Errorf("only %d refreshes in %d rounds: this was no race", minted, rounds)
 	}
 }
@@ -7917,6 +7926,562 @@ func TestSessions_BrowserTakesItsClientsAlong(t *testing.T) {
 	ts.wantOAuth("a code that waited", ts.redeem("app", code), 400, "invalid_grant")
 	ts.wantOK("offline", ts.refreshAs("app", offline.text("refresh_token")))
 	ts.wantOK("the JSON login", ts.ask("GET /me", access, nil))
+}
+
+// === forwardauth.go ===
+
+// forwardDomain turns forward auth on, for proxies on this machine.
+func forwardDomain(c *config) {
+	handlersProxied(c)
+	c.issuer, c.cookieDomain = "https://auth.example.com", "example.com"
+}
+
+// visitor is a browser that visits applications behind a proxy.
+type visitor struct {
+	*testServer
+	cookies map[string]string
+}
+
+// newForward starts a server with forward auth, and with ada and bob.
+func newForward(t testing.TB, options ...func(*config)) *visitor {
+	ts := newTestServer(t, append([]func(*config){handlersJSONLog, forwardDomain}, options...)...)
+	ts.mustUser(adaEmail, viewer, defaultOrg)
+	ts.mustUser("bob@example.com", viewer, defaultOrg)
+	return (&visitor{testServer: ts}).another()
+}
+
+// in is the browser in the hands of a subtest.
+func (v *visitor) in(t testing.TB) *visitor { return &visitor{v.testServer.in(t), v.cookies} }
+
+// another is a browser of somebody else's.
+func (v *visitor) another() *visitor { return &visitor{v.testServer, map[string]string{}} }
+
+// visit sends a request to this server itself and keeps the cookies.
+func (v *visitor) visit(method, path string, form url.Values, headers ...string) answer {
+	v.Helper()
+	var body any
+	if form != nil {
+		body = form.Encode()
+		headers = append([]string{formType}, headers...)
+	}
+	cookies := ""
+	for name, value := range v.cookies {
+		cookies += name + "=" + value + "; "
+	}
+	path = strings.TrimPrefix(strings.TrimPrefix(path, v.cfg.baseURL()), v.cfg.basePath())
+	a := v.do(method, path, "", body, append(headers, "Accept: text/html", "Cookie: "+cookies)...)
+	for _, set := range a.header["Set-Cookie"] {
+		pair, _, _ := strings.Cut(set, ";")
+		name, value, _ := strings.Cut(pair, "=")
+		v.cookies[name] = value
+	}
+	return a
+}
+
+// proxied is what a proxy asks when the browser wants a page of the application.
+// The host of that gets no cookie but the one of the domain.
+func (v *visitor) proxied(query string, headers ...string) answer {
+	v.Helper()
+	return v.do("GET", forwardAuthPath+"?"+query, "", nil, append([]string{
+		"Accept: text/html,*/*",
+		"X-Forwarded-Method: GET",
+		"X-Forwarded-Proto: https",
+		"X-Forwarded-Host: app.example.com:8443",
+		"X-Forwarded-Uri: /a?b=c&d",
+		"Cookie: other=1; " + forwardCookie + "=" + v.cookies[forwardCookie],
+	}, headers...)...)
+}
+
+// passes is the status of that.
+func (v *visitor) passes(query string, headers ...string) int {
+	v.Helper()
+	return v.proxied(query, headers...).status
+}
+
+// enter logs somebody in who wants a page of an application.
+func (v *visitor) enter(email string) *visitor {
+	v.Helper()
+	page := v.visit("GET", v.proxied("").header.Get("Location"), nil)
+	want(v, "without a login", kindOf(page), "login page")
+	form := url.Values{"email": {email}, "password": {userPassword}}
+	a := v.visit("POST", actionOf(page), form)
+	a = v.visit("GET", a.header.Get("Location"), nil)
+	want(v, "after the login", kindOf(a), "https://app.example.com:8443/a?b=c&d")
+	want(v, "with the cookie", v.passes(""), 200)
+	return v
+}
+
+// TestForward_LoginAndBack: from the application to the login and back, on the
+// host of another application at once, and with or without OpenID clients.
+func TestForward_LoginAndBack(t *testing.T) {
+	t.Parallel()
+	for name, options := range map[string][]func(*config){
+		"without clients": nil,
+		"with clients":    {providerClients},
+		"below a path":    {func(c *config) { c.issuer += "/base/" }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := newForward(t, options...)
+			a := v.proxied("group=staff")
+			from := "https://app.example.com:8443/a?b=c&d"
+			to := v.cfg.baseURL() + "/oauth2/forward?rd=" + url.QueryEscape(from)
+			want(t, "signed out", fmt.Sprint(a.status, a.header["Location"], a.body), "302 ["+to+"]")
+			want(t, "stored", a.header.Get("Cache-Control"), "no-store")
+			page := v.visit("GET", to, nil)
+			wantText(t, "page", page.body, "<strong>app.example.com</strong>", "auth.example.com</p>")
+			action := actionOf(page)
+			wrong := v.visit("POST", action, url.Values{"email": {adaEmail}, "password": {"wrong"}})
+			want(t, "wrong password", fmt.Sprint(wrong.status, kindOf(wrong)), "401login page")
+			wantText(t, "page", wrong.body, `value="ada@example.com"`, `role="alert"`, action[:20])
+			want(t, "rows before the login", v.rows(`1 = 1`), 0)
+			a = v.visit("POST", action, url.Values{"email": {adaEmail}, "password": {userPassword}})
+			want(t, "Location", a.header.Get("Location"), action)
+			a = v.visit("GET", action, nil)
+			want(t, "back", kindOf(a), from)
+			cookie := regexp.MustCompile(
+				`^pico-forward=\w+\.[\w-]+; Path=/; Domain=example.com; HttpOnly; Secure; SameSite=Lax$`)
+			want(t, a.header.Get("Set-Cookie"), cookie.MatchString(a.header.Get("Set-Cookie")), true)
+			want(t, "app", v.passes(""), 200)
+			want(t, "another host", v.passes("", "X-Forwarded-Host: wiki.example.com"), 200)
+			want(t, "logged", v.logged(object{"msg": "authorize.ok", "client": "#forward"}), 1)
+			want(t, "rows", v.rows(`1 = 1`), 2)
+		})
+	}
+}
+
+// TestForward_IsOff without a cookie domain. With one and no clients there is
+// the login and the logout, and no authorization endpoint.
+func TestForward_IsOff(t *testing.T) {
+	t.Parallel()
+	off, on := newTestServer(t, providerClients), newForward(t)
+	for _, line := range lines(`
+		GET   /forward-auth            404  401
+		PUT   /forward-auth            404  401
+		GET   /oauth2/forward          404  400
+		POST  /oauth2/forward          404  400
+		GET   /oauth2/logout           200  200
+		POST  /oauth2/logout           400  400
+		POST  /oauth2/logout/confirm   400  400
+		GET   /oauth2/authorize        400  404
+		POST  /oauth2/login            400  404
+		GET   /oauth2/userinfo         401  404`) {
+		c := columns(line)
+		statuses := fmt.Sprint(off.do(c[0], c[1], "", nil).status, " ", on.do(c[0], c[1], "", nil).status)
+		want(t, c[0]+" "+c[1], statuses, c[2]+" "+c[3])
+	}
+}
+
+// TestForward_Headers are all there, always, and hold nothing that a header
+// cannot, or that a list could be torn by.
+func TestForward_Headers(t *testing.T) {
+	t.Parallel()
+	v := newForward(t)
+	admin := v.mustAdmin()
+	v.enter(adaEmail)
+	id, path := must(v.store.userByLogin(adaEmail)).id, v.cfg.databasePath()
+	headers := func() string {
+		a := v.in(t).wantOK("answer", v.proxied(""))
+		want(t, "body", a.body, "")
+		text := ""
+		for _, name := range strings.Fields("User Email Name Groups Role Org") {
+			value, is := a.header["Remote-"+name]
+			want(t, "there is one Remote-"+name, is && len(value) == 1, true)
+			text += strings.Join(value, "") + "|"
+		}
+		return text
+	}
+	want(t, "nothing", headers(), id+"||||viewer|default|")
+	v.mustAsk("PUT /users/"+id+"/email-verified", admin, object{"email_verified": true})
+	want(t, "verified", headers(), id+"|ada@example.com|||viewer|default|")
+	for _, name := range []string{"b", "a & c"} {
+		v.join(admin, v.group(admin, name, defaultOrg), id)
+	}
+	groups := strings.Split(strings.Split(headers(), "|")[3], ",")
+	slices.Sort(groups)
+	want(t, "groups", fmt.Sprintf("%q", groups), `["a & c" "b"]`)
+	dbFile(path, `UPDATE users SET org_id = 'x,y', display_name = $1`,
+		"é, 100%\r\nRemote-Role: superadmin\x7f\xff\u2028\"")
+	dbFile(path, `DELETE FROM groups WHERE name = 'b'`)
+	want(t, "odd", headers(), id+"|ada@example.com|"+
+		`%C3%A9%2C 100%25%0D%0ARemote-Role: superadmin%7F%FF%E2%80%A8"|x%2Cy/a & c|viewer|x%2Cy|`)
+}
+
+// TestForward_Demands: who may pass stands in the URL of the operator. What is
+// misspelt, empty or unreadable there lets nobody pass.
+func TestForward_Demands(t *testing.T) {
+	t.Parallel()
+	v := newForward(t)
+	admin := v.mustAdmin()
+	bobID := must(v.store.userByLogin("bob@example.com")).id
+	v.mustAsk("PUT /users/"+bobID+"/org", admin, `{"org_id":"acme"}`)
+	for email, org := range map[string]string{adaEmail: defaultOrg, "bob@example.com": "acme"} {
+		v.join(admin, v.group(admin, "staff", org), must(v.store.userByLogin(email)).id)
+	}
+	dbFile(v.cfg.databasePath(), `UPDATE users SET role = 'operator' WHERE email = $1`, adaEmail)
+	ada, bob := v.another().enter(adaEmail), v.another().enter("bob@example.com")
+	for _, line := range lines(`
+		-                               200  200
+		nginx                           200  200
+		group=staff                     200  403
+		group=staff&nginx               200  403
+		group=acme/staff                403  200
+		group=acme%2Fstaff              403  200
+		group=other&group=staff         200  403
+		group=other,staff               200  403
+		group=acme/staff,+staff         200  200
+		group=Staff                     403  403
+		group=*                         403  403
+		group=                          403  403
+		group                           403  403
+		group=,                         403  403
+		role=operator                   200  403
+		role=operator,viewer            200  200
+		role=viewer                     403  200
+		role=                           403  403
+		group=staff&role=viewer         403  403
+		group=acme/staff&role=viewer    403  200
+		groups=staff                    400  400
+		Group=staff                     400  400
+		x                               400  400
+		group=staff;role=viewer         400  400
+		group=%zz                       400  400`) {
+		c := columns(line)
+		want(t, line, fmt.Sprint(ada.passes(c[0]), "  ", bob.passes(c[0])), c[1]+"  "+c[2])
+	}
+	page := bob.proxied("group=staff")
+	wantText(t, "page", page.body, "<html", "you may not use this application")
+	want(t, "redirect", page.header.Get("Location"), "")
+	v.wantProblem("for a program", bob.proxied("group=staff", "Accept: */*"), 403, "forbidden")
+}
+
+// TestForward_Nobody: only a browser that wants a page is sent to the login, and
+// only a trusted proxy can say from where. nginx gets a 401 with the address.
+func TestForward_Nobody(t *testing.T) {
+	t.Parallel()
+	v := newForward(t)
+	for _, line := range lines(`
+		-      X: x                               302  yes
+		-      Accept: application/json           401  no
+		-      Accept: */*                        401  no
+		-      X-Forwarded-Method: POST           401  no
+		-      X-Forwarded-Method: HEAD           401  no
+		nginx  X: x                               401  yes
+		nginx  X-Forwarded-Method: POST           401  yes
+		nginx  Accept: */*                        401  yes
+		-      Cookie: pico-forward=x             302  yes
+		-      Cookie: pico-forward=x.y           302  yes
+		-      Authorization: Basic YTpi          302  yes
+		nginx  Authorization: Bearer x            401  yes`) {
+		c := columns(line)
+		a := v.proxied(c[0], c[1])
+		want(t, line, fmt.Sprint(a.status), c[2])
+		want(t, line+": leads to the login", a.header.Get("Location") != "", c[3] == "yes")
+		challenge, _, _ := strings.Cut(a.header.Get("WWW-Authenticate"), " ")
+		want(t, line+": challenge", challenge == "Bearer", a.status == 401)
+		want(t, line+": body", a.body == "", a.status == 302)
+	}
+	direct := newForward(t, func(c *config) { c.trustedProxies = nil })
+	for _, query := range []string{"", "nginx"} {
+		a := direct.proxied(query)
+		want(t, "from anybody", fmt.Sprint(a.status, a.header["Location"]), "401 []")
+		line := object{"request_id": a.header.Get("X-Request-Id"), "pattern": forwardAuthPath,
+			"reason": "token_missing: 127.0.0.1 is not in server.trusted_proxies (SERVER_TRUSTED_PROXIES)"}
+		want(t, "lines with the reason", direct.logged(line), 1)
+	}
+	want(t, "a good cookie from anybody", direct.loggedIn().passes(""), 200)
+	for _, name := range []string{"X-Forwarded-Host", "X-Forwarded-Uri", "X-Forwarded-Proto"} {
+		alias := strings.ReplaceAll(name, "-", "_") + ": evil.example"
+		original := strings.Replace(name, "Forwarded", "Original", 1) + ": evil.example"
+		to := v.proxied("", alias, original, "X-Original-URL: https://evil.example/").header.Get("Location")
+		want(t, alias, to, v.proxied("").header.Get("Location"))
+	}
+}
+
+// loggedIn opens the login as by hand, where no proxy is believed.
+func (v *visitor) loggedIn() *visitor {
+	form := url.Values{"email": {adaEmail}, "password": {userPassword}}
+	v.visit("GET", v.visit("POST", forwardPath+"?rd=https://example.com/", form).header.Get("Location"), nil)
+	return v
+}
+
+// TestForward_Return: a login leads to the hosts that get the cookie, and to no
+// text that another program could take for another host.
+func TestForward_Return(t *testing.T) {
+	t.Parallel()
+	v := newForward(t).enter(adaEmail)
+	nobody := v.another()
+	for _, to := range cells(`
+		https://example.com  https://example.com/  https://app.example.com/x?y=https://evil.example/#z
+		https://a.b.example.com:8443/  https://APP.Example.COM/  https://app.example.com?x
+		https://app.example.com#x  https://app.example.com/@evil.example  https://app.example.com/é
+		https://app.example.com//evil.example`) {
+		a := v.visit("GET", forwardPath+"?rd="+url.QueryEscape(to), nil)
+		want(t, to, fmt.Sprint(a.status, a.header["Location"]), "303 ["+to+"]")
+	}
+	odd := cells(`
+		-  /  //app.example.com/  app.example.com  http://app.example.com/  HTTPS://app.example.com/
+		javascript:alert(1)  https://evil.example/  https://notexample.com/  https://example.com./
+		https://example.com.evil.example/  https://evil.example/.example.com
+		https://evil.example?.example.com  https://evil.example#.example.com
+		https://user@app.example.com/  https://evil.example:x@app.example.com/
+		https://app.example.com@evil.example/
+		https://evil.example\.example.com/  https://app.example.com\@evil.example/  https://app.example.com/\x
+		https:/app.example.com/  https:app.example.com/  https:///app.example.com/  https:\\app.example.com/
+		https://evil.example%2f.example.com/  https://evil.example／.example.com/
+		https://evil.ex℀.example.com/
+		https://evil.example%00.example.com/  https://app.example.com:/x  https://app.example.com:443:80/
+		https://[::1]/  https://[::1].example.com/  https://evil.example;.example.com/`)
+	odd = append(odd,
+		" https://app.example.com/", "https://app.example.com/\r\nX: y", "https://app.example.com/\t",
+		"https://evil.example\n.example.com/", "https://evil.example .example.com/",
+		"https://app.example.com/\x00", "https://app.example.com/\u0085",
+		"https://evil.example\u3002example.com/")
+	for _, to := range odd {
+		query := "?rd=" + url.QueryEscape(to)
+		form := url.Values{"email": {adaEmail}, "password": {userPassword}}
+		for _, a := range []answer{
+			v.visit("GET", forwardPath+query, nil),
+			nobody.visit("GET", forwardPath+query, nil),
+			nobody.visit("POST", forwardPath+query, form),
+		} {
+			want(t, to, fmt.Sprint(a.status, a.header["Location"], a.header["Set-Cookie"]), "400 [] []")
+			wantText(t, "page", a.body, "You cannot get back to where you came from.")
+		}
+	}
+	want(t, "logins", v.logged(object{"msg": "login.ok"}), 1)
+	for _, query := range []string{"", "?rd=https://app.example.com&rd=https://app.example.com"} {
+		want(t, query, v.visit("GET", forwardPath+query, nil).status, 400)
+	}
+	form := url.Values{"email": {adaEmail}, "password": {userPassword}}
+	a := nobody.visit("POST", forwardPath+"?rd=https://app.example.com", form, "Sec-Fetch-Site: cross-site")
+	want(t, "a form of another site", fmt.Sprint(a.status, a.header["Set-Cookie"]), "403 []")
+}
+
+// TestForward_CookieLife: it lives as the browser's session does, which its use
+// keeps alive, and is written down every five minutes at most.
+func TestForward_CookieLife(t *testing.T) {
+	t.Parallel()
+	v := newForward(t).enter(adaEmail)
+	used := func() (at int64) {
+		const query = `SELECT max(last_used_at) FROM sessions WHERE client_id = '#forward'`
+		mustOK(v.store.reads.get(query, nil, &at))
+		return v.now().Unix() - at
+	}
+	for _, step := range []struct {
+		after time.Duration
+		age   int64 // of what is written down, afterwards
+	}{{299 * time.Second, 299}, {time.Second, 0}, {time.Hour, 0}, {time.Minute, 60}} {
+		v.clock.advance(step.after)
+		want(t, "passes", v.passes(""), 200)
+		want(t, fmt.Sprint("age after ", step.after), used(), step.age)
+	}
+	for range 5 { // two and a half days of work without a look at the login
+		v.clock.advance(12*time.Hour - 2*time.Minute)
+		want(t, "used in time", v.passes(""), 200)
+	}
+	again := forwardPath + "?rd=https://example.com/"
+	want(t, "the browser's session", kindOf(v.visit("GET", again, nil)), "https://example.com/")
+	v.clock.advance(12 * time.Hour)
+	want(t, "too late", v.passes(""), 302)
+	want(t, "as is the browser's", kindOf(v.visit("GET", again, nil)), "login page")
+
+	v.enter(adaEmail)
+	must(v.store.writer.exec(`PRAGMA query_only = 1`))
+	v.clock.advance(time.Hour)
+	want(t, "disk full", v.passes(""), 200)
+	want(t, "a new cookie", v.visit("GET", again, nil).status, 503)
+	must(v.store.writer.exec(`PRAGMA query_only = 0`))
+	for range 29*2 + 1 {
+		want(t, "within session_max_days", v.passes(""), 200)
+		v.clock.advance(12*time.Hour - time.Second)
+	}
+	v.clock.advance(12 * time.Hour)
+	want(t, "after session_max_days", v.passes(""), 302)
+}
+
+// TestForward_OnePerBrowser: the browser's session has one cookie, a new one
+// takes the place of the old one, and a new login takes it along. What one user
+// can make the server store is bounded.
+func TestForward_OnePerBrowser(t *testing.T) {
+	t.Parallel()
+	v := newForward(t, unthrottled).enter(adaEmail)
+	again := forwardPath + "?rd=https://example.com/"
+	old := v.cookies[forwardCookie]
+	v.visit("GET", again, nil)
+	want(t, "a new one", v.passes(""), 200)
+	want(t, "the old one", v.passes("", "Cookie: pico-forward="+old), 302)
+	form := url.Values{"email": {adaEmail}, "password": {userPassword}}
+	v.visit("POST", again, form)
+	want(t, "after another login", v.passes(""), 200)
+	v.visit("GET", again, nil)
+	want(t, "and its own", v.passes(""), 200)
+	want(t, "rows", v.rows(`1 = 1`), 2)
+	form.Set("email", "bob@example.com")
+	v.visit("POST", again, form)
+	want(t, "after a login of bob", v.passes(""), 302)
+	want(t, "rows", v.rows(`1 = 1`), 1)
+	for range maxSessions + 5 {
+		v.clock.advance(time.Second)
+		v.another().enter(adaEmail)
+	}
+	want(t, "browsers", v.rows(`client_id = '#browser' AND user_id <> ''`), maxSessions+1)
+	want(t, "cookies", v.rows(`client_id = '#forward'`), maxSessions)
+}
+
+// TestForward_FollowsTheUser: whatever ends or changes a user's login counts for
+// the next request.
+func TestForward_FollowsTheUser(t *testing.T) {
+	t.Parallel()
+	v := newForward(t)
+	admin, path := v.mustAdmin(), v.cfg.databasePath()
+	id := must(v.store.userByLogin(adaEmail)).id
+	staff, newPassword := v.group(admin, "staff", defaultOrg), object{"new_password": userPassword}
+	v.join(admin, staff, id)
+	browser := func() (id string) { // of its session
+		mustOK(v.store.reads.get(`SELECT id FROM sessions WHERE client_id = '#browser'`, nil, &id))
+		return id
+	}
+	access := func() string { access, _ := v.mustLogin(adaEmail, userPassword); return access }
+	asAda := func(endpoint string, body any) { v.mustAsk(endpoint, access(), body) }
+	asAdmin := func(endpoint string, body any) { v.mustAsk(endpoint, admin, body) }
+	for _, step := range []struct {
+		name, demand string
+		do           func()
+		status       int
+	}{
+		{"logout here", "", func() { v.visit("POST", logoutConfirmPath, url.Values{}) }, 302},
+		{"logout from everywhere", "", func() { asAda("POST /logout", object{"all": true}) }, 302},
+		{"session ended", "", func() { asAda("DELETE /me/sessions/"+browser(), nil) }, 302},
+		{"row gone", "", func() { dbFile(path, `DELETE FROM sessions WHERE id = $1`, browser()) }, 302},
+		{"another login", "", func() { access() }, 200},
+		{"suspended", "", func() { asAdmin("PUT /users/"+id+"/status", `{"status":"suspended"}`) }, 302},
+		{"role", "role=viewer", func() { asAdmin("PUT /users/"+id+"/role", `"operator"`) }, 403},
+		{"group", "group=staff", func() { asAdmin("DELETE /groups/"+staff+"/members/"+id, nil) }, 403},
+		{"password", "", func() { asAdmin("PUT /users/"+id+"/password", newPassword) }, 302},
+		{"deleted", "", func() { asAdmin("DELETE /users/"+id, nil) }, 302},
+	} {
+		t.Run(step.name, func(t *testing.T) {
+			clear(v.cookies)
+			dbFile(path, `UPDATE users SET status = 'active', role = 'viewer' WHERE id = $1`, id)
+			dbFile(path, `DELETE FROM sessions WHERE client_id <> ''`)
+			v := v.in(t).enter(adaEmail)
+			want(t, "before", v.passes(step.demand), 200)
+			step.do()
+			want(t, "afterwards", v.passes(step.demand), step.status)
+			kept := step.status != 302 || step.name == "row gone"
+			want(t, "its row is kept", v.rows(`client_id = '#forward'`) > 0, kept)
+		})
+	}
+	wantText(t, "log", v.logs.String(), `"client":"#forward","reason":"logout"`)
+}
+
+// TestForward_Bearer: programs show the tokens that every service takes, and no
+// others. Applications may use the same header for tokens of their own.
+func TestForward_Bearer(t *testing.T) {
+	t.Parallel()
+	v := newForward(t, providerClients)
+	b := (&surfer{testServer: v.testServer}).as(adaEmail)
+	login, refresh := v.mustLogin(adaEmail, userPassword)
+	admin := v.mustAdmin()
+	service := v.mustAsk("POST /service-tokens", admin, object{"name": "bot", "role": operator}).text("token")
+	serviceToken := v.wantOK("token", v.do("POST", tokenPath, "", "grant_type=client_credentials",
+		formType, basic("bot", service))).text("access_token")
+	tokensOf := func(client string, changes ...string) answer {
+		return v.wantOK("token", v.redeem(client, b.mustCode(client, changes...)))
+	}
+	mcpOnly := tokensOf("mcp", "resource=https://mcp.example/mcp")
+	for name, c := range map[string]struct{ token, outcome string }{
+		"login":                 {login, "200"},
+		"all audiences":         {tokensOf("mcp").text("access_token"), "200"},
+		"our audience":          {tokensOf("mcp", "resource=pico-bot").text("access_token"), "200"},
+		"another audience":      {mcpOnly.text("access_token"), "401"},
+		"no audience":           {tokensOf("app").text("access_token"), "401"},
+		"id_token":              {tokensOf("mcp").text("id_token"), "401"},
+		"refresh token":         {refresh, "401"},
+		"client's refresh":      {tokensOf("mcp").text("refresh_token"), "401"},
+		"service token":         {service, "401"},
+		"service token's JWT":   {serviceToken, "200"},
+		"browser's cookie":      {strings.TrimPrefix(b.cookie, "__Host-pico="), "401"},
+		"the application's own": {"abc", "401"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := v.in(t)
+			a := v.do("DELETE", forwardAuthPath+"?role=viewer,operator", c.token, nil)
+			want(t, "outcome", fmt.Sprint(a.status), c.outcome)
+			if a.status == 401 {
+				v.wantProblem("answer", a, 401, "invalid_token")
+			}
+		})
+	}
+	a := v.do("GET", forwardAuthPath, serviceToken, nil)
+	want(t, "service", fmt.Sprint(a.header["Remote-Name"], a.header["Remote-Role"], a.header["Remote-Email"]),
+		"[bot] [operator] []")
+	v.mustAsk("DELETE /service-tokens/bot", admin, nil)
+	want(t, "service, revoked", v.do("GET", forwardAuthPath, serviceToken, nil).status, 401)
+	online := tokensOf("mcp")
+	v.mustAsk("POST /logout", login, object{"all": true})
+	for _, token := range []string{login, online.text("access_token")} {
+		want(t, "after a logout", v.do("GET", forwardAuthPath, token, nil).status, 401)
+	}
+	v.enter(adaEmail)
+	want(t, "with the cookie, its own token", v.passes("", "Authorization: Bearer abc"), 200)
+	want(t, "and the cookie alone counts", v.passes("role=viewer", "Authorization: Bearer "+admin), 200)
+}
+
+// TestForward_KindsStayApart: the cookie opens nothing but this answer, nothing
+// else is such a cookie, and whoever tries ends nothing.
+func TestForward_KindsStayApart(t *testing.T) {
+	t.Parallel()
+	v := newForward(t, providerClients)
+	dbFile(v.cfg.databasePath(), `UPDATE users SET role = 'superadmin' WHERE email = $1`, adaEmail)
+	v.enter(adaEmail)
+	cookie, walked := v.cookies[forwardCookie], 0
+	for _, r := range v.srv.routeTable() {
+		method, path := httpEndpoint(r)
+		if !strings.HasPrefix(path, "/api/") || r.need == public {
+			continue
+		}
+		walked++
+		t.Run(r.pattern, func(t *testing.T) {
+			ts := v.testServer.in(t)
+			cookies := "Cookie: pico-forward=" + cookie + "; __Host-pico=" + cookie
+			ts.wantProblem("cookie", ts.do(method, path, "", nil, cookies), 401, "token_missing")
+			ts.wantProblem("bearer", ts.do(method, path, cookie, nil, cookies), 401, "invalid_token")
+		})
+	}
+	want(t, "routes", walked > 20, true)
+	b := &surfer{v.testServer, "__Host-pico=" + cookie}
+	want(t, "as the browser's", kindOf(b.authorize("app")), "login page")
+	want(t, "there, too", kindOf(b.do("GET", forwardPath+"?rd=https://example.com", nil)), "login page")
+	v.wantProblem("as refresh token", v.refresh(cookie), 401, "invalid_token")
+	v.mustAsk("POST /logout", "", object{"refresh_token": cookie})
+	want(t, "of a client", v.refreshAs("app", cookie).text("error"), "invalid_grant")
+	want(t, "as a code", v.redeem("app", cookie).text("error"), "invalid_grant")
+	want(t, "revoked", v.post(revokePath, "app", "token="+cookie).status, 200)
+	b.cookie = "__Host-pico=" + v.cookies["__Host-pico"]
+	tokens := v.wantOK("token", v.redeem("app", b.mustCode("app")))
+	_, refresh := v.mustLogin(adaEmail, userPassword)
+	handle, _, _ := strings.Cut(cookie, ".")
+	for name, other := range map[string]string{
+		"browser":        v.cookies["__Host-pico"],
+		"refresh":        refresh,
+		"client":         tokens.text("refresh_token"),
+		"code":           b.mustCode("app"),
+		"access":         tokens.text("access_token"),
+		"another secret": newRefreshToken(handle),
+		"handle":         handle,
+	} {
+		want(t, name+" as the cookie", v.passes("", "Cookie: pico-forward="+other), 302)
+	}
+	want(t, "the cookie, still", v.passes(""), 200)
+	v.wantOK("refresh, still", v.refresh(refresh))
+	v.wantOK("client, still", v.refreshAs("app", tokens.text("refresh_token")))
+	access, _ := v.mustLogin(adaEmail, userPassword)
+	list := v.mustAsk("GET /me/sessions", access, nil)
+	wantText(t, "sessions", list.body, `"client":"#forward"`, `"client":"#browser"`)
+	for _, secret := range []string{cookie, strings.TrimPrefix(cookie, handle+".")} {
+		want(t, "secret in the log", strings.Contains(v.logs.String(), secret), false)
+	}
 }
 
 // === clients.go ===
@@ -9456,6 +10021,7 @@ var structureFloors = map[string]int{
 	"logout.go":        11,
 	"token.go":         12,
 	"provider.go":      13,
+	"forwardauth.go":   13,
 	"routes.go":        14,
 	"shell.go":         15,
 	"main.go":          16,
@@ -9464,16 +10030,20 @@ var structureFloors = map[string]int{
 // structureRooms are the files of each room that can be deleted.
 var structureRooms = map[string]string{
 	"adopt":         "adopt.go",
+	"forwardauth":   "forwardauth.go",
 	"groups":        "groups.go",
 	"mldsa":         "mldsa.go nomldsa.go",
 	"provider":      "clients.go pages.go authorize.go logout.go token.go provider.go",
 	"servicetokens": "servicetokens.go",
 }
 
+// structureNeeds are the rooms that go with another one, which they use.
+var structureNeeds = map[string]string{"provider": "forwardauth"}
+
 // structureOnly names the only files that may import a package or hold SQL,
 // and the only functions that may mention a name.
 var structureOnly = map[string]string{
-	"SQL":                        "db.go adopt.go accounts.go refresh.go groups.go servicetokens.go authorize.go token.go",
+	"SQL":                        "db.go adopt.go accounts.go refresh.go groups.go servicetokens.go authorize.go token.go forwardauth.go",
 	"database/sql":               "db.go adopt.go accounts.go",
 	"modernc.org/sqlite":         "db.go",
 	"gopkg.in/yaml.v3":           "config.go",
@@ -9484,7 +10054,7 @@ var structureOnly = map[string]string{
 	"crypto/x509":                "keys.go",
 	"crypto/tls":                 "main.go",
 	"golang.org/x/crypto/bcrypt": "passwords.go",
-	"net/http":                   "http.go body.go oidc.go pages.go admin.go handlers.go authorize.go token.go routes.go main.go",
+	"net/http":                   "http.go body.go oidc.go pages.go admin.go handlers.go authorize.go token.go forwardauth.go routes.go main.go",
 	"html/template":              "pages.go",
 	"text/template":              "",
 
@@ -9652,16 +10222,19 @@ func TestStructure_ReadmeTables(t *testing.T) {
 	}
 	var routes, settings []string
 	for _, r := range (&server{cfg: defaultConfig()}).routeTable() {
-		who := "anyone"
+		who, pattern := "anyone", r.pattern
 		if r.need != public {
 			who = ""
 		}
-		routes = append(routes, r.pattern+" "+who)
+		if !strings.Contains(pattern, " ") {
+			pattern = "any " + pattern
+		}
+		routes = append(routes, pattern+" "+who)
 	}
 	for _, s := range defaultConfig().settings {
 		settings = append(settings, s.key+" "+s.env+" "+s.text)
 	}
-	endpoint := `(?m)^\| (GET|POST|PUT|DELETE) \| (\S+) \| (anyone)?`
+	endpoint := `(?m)^\| (GET|POST|PUT|DELETE|any) \| (\S+) \| (anyone)?`
 	structureSame(t, "the README has the endpoint", rows(endpoint), routes)
 	setting := `(?m)^\| ([a-z_]+\.\w+) \| ([A-Z][A-Z_0-9]+) \| (.*?) ?\|`
 	structureSame(t, "the README has the setting", rows(setting), settings)
@@ -9756,7 +10329,7 @@ func TestStructure_RoomsCanBeDeleted(t *testing.T) {
 	if os.Getenv("PICO_AUTH_ROOMS") == "" {
 		t.Skip("PICO_AUTH_ROOMS=1 builds the program once for each room")
 	}
-	for room, files := range structureRooms {
+	for room := range structureRooms {
 		t.Run(room, func(t *testing.T) {
 			t.Parallel()
 			dir, replace := t.TempDir(), map[string]string{}
@@ -9768,12 +10341,15 @@ func TestStructure_RoomsCanBeDeleted(t *testing.T) {
 				mustOK(os.WriteFile(replace[name], []byte(text), 0o600))
 			}
 			write("smoke_test.go", structureSmoke)
-			marked := regexp.MustCompile(`(?m)^.*(// |--.* )room: ` + room + `\n`)
+			gone := strings.Fields(room + " " + structureNeeds[room])
+			marked := regexp.MustCompile(`(?m)^.*(// |--.* )room: (` + strings.Join(gone, "|") + `)\n`)
 			for _, name := range structureFiles() {
 				write(name, marked.ReplaceAllString(structureRead(t, name), ""))
 			}
-			for _, name := range strings.Fields(files) {
-				replace[name] = ""
+			for _, room := range gone {
+				for _, name := range strings.Fields(structureRooms[room]) {
+					replace[name] = ""
+				}
 			}
 			write("overlay.json", string(must(json.Marshal(object{"Replace": replace}))))
 			test := exec.Command("go", "test", "-overlay", replace["overlay.json"], ".")

@@ -17,6 +17,7 @@ func (s *server) providerRoutes() []route {
 	oauth := &routeKind{fail: writeOAuthError, cors: corsClients}
 	userinfo := &routeKind{fail: writeOAuthError, cors: corsClients, off: off}
 	page := &routeKind{fail: s.failPage, cors: corsNobody, off: off}
+	leave := &routeKind{fail: s.failPage, cors: corsNobody, off: off && s.cfg.cookieDomain == ""}
 	metadata := &routeKind{fail: writeProblem, cors: corsAnyone, quiet: true, off: off}
 	return []route{
 		{"GET " + authorizePath, public, page, s.authorizing(s.handleAuthorize)},
@@ -28,9 +29,9 @@ func (s *server) providerRoutes() []route {
 		{"POST " + userinfoPath, public, userinfo, s.handleUserinfo},
 		{"POST " + revokePath, public, oauth, s.handleRevoke},
 		{"POST " + introspectPath, public, oauth, s.handleIntrospect},
-		{"GET " + logoutPath, public, page, s.handleLogoutPage},
-		{"POST " + logoutPath, public, page, s.handleLogoutPost},
-		{"POST " + logoutConfirmPath, public, page, s.handleLogoutForm},
+		{"GET " + logoutPath, public, leave, s.handleLogoutPage},
+		{"POST " + logoutPath, public, leave, s.handleLogoutPost},
+		{"POST " + logoutConfirmPath, public, leave, s.handleLogoutForm},
 		{"GET " + oauthMetadataPath, public, metadata, s.handleDiscovery},
 	}
 }

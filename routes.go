@@ -95,5 +95,6 @@ func (s *server) routeTable() []route {
 		{"GET " + healthPath, public, monitor, s.handleHealth},
 	}
 	routes = append(routes, s.providerRoutes()...) // room: provider
+	routes = append(routes, s.forwardRoutes()...)  // room: forwardauth
 	return routes
 }

@@ -265,6 +265,23 @@ func checkListen(text string) error {
 	return nil
 }
 
+// checkCookieDomain takes the name of a domain in one spelling, or nothing. A
+// dot must be in it: browsers keep no cookie for a whole top-level domain.
+func checkCookieDomain(text string) error {
+	if text != "" && !domainName.MatchString(text) {
+		return errors.New("must be a domain in lower case such as example.com, with no scheme, port or " +
+			"dot in front")
+	}
+	return nil
+}
+
+var domainName = regexp.MustCompile(`^(?:[a-z0-9-]+\.)+[a-z][a-z0-9-]*$`)
+
+// inDomain reports whether a host without port is the domain or below it.
+func inDomain(host, domain string) bool {
+	return strings.HasSuffix("."+strings.ToLower(host), "."+domain)
+}
+
 func checkProxies(text string) error {
 	_, err := parsePrefixes(text)
 	return err
@@ -297,7 +314,7 @@ func loopbackHost(host string) bool {
 	if ip, err := netip.ParseAddr(host); err == nil {
 		return ip.IsLoopback() // of ::ffff:127.0.0.1 too
 	}
-	return strings.HasSuffix("."+strings.ToLower(host), ".localhost")
+	return inDomain(host, "localhost")
 }
 
 // sqliteURL does not match :memory:, because each connection would have a

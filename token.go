@@ -646,13 +646,24 @@ func (s *server) introspect(caller tokenCaller, token string) (state tokenState,
 		Issuer:    c.Issuer,
 		ID:        c.ID,
 	}
-	if c.SessionID == "" {
-		state.Active, err = s.store.serviceTokenLives(c.Subject) // room: servicetokens
-		return state, err
-	}
-	p, err := s.clientUser(c)
-	state.Active, state.Username = err == nil, p.email
+	holder, err := s.tokenHolder(c)
+	state.Active, state.Username = err == nil, holder.email
 	return state, err
+}
+
+// tokenHolder returns the user of an access token whose session lives, or what
+// the token of a service token says while that was not revoked.
+func (s *server) tokenHolder(c clientClaims) (u user, err error) {
+	if c.SessionID != "" {
+		p, err := s.clientUser(c)
+		return p.user, err
+	}
+	lives := false
+	lives, err = s.store.serviceTokenLives(c.Subject) // room: servicetokens
+	if err == nil && !lives {
+		err = errNoSession
+	}
+	return user{id: c.Subject, displayName: c.ClientID, role: *c.Role, orgID: *c.OrgID}, err
 }
 
 // loginToken verifies a token of the JSON login, as one of no client.

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -81,13 +80,7 @@ func proxied(t *testing.T, at place, port string) string {
 	scheme, listen := "http", "listen 127.0.0.1:"+front
 	if at.https {
 		scheme, listen = "https", listen+" ssl; ssl_certificate cert.pem; ssl_certificate_key key.pem"
-		out, err := exec.Command("openssl", "req", "-x509", "-nodes",
-			"-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-			"-subj", "/CN="+at.host, "-addext", "subjectAltName=DNS:"+at.host,
-			"-keyout", dir+"/key.pem", "-out", dir+"/cert.pem").CombinedOutput()
-		if err != nil {
-			t.Fatalf("openssl: %v\n%s", err, out)
-		}
+		program.Certificate(t, dir, at.host)
 	}
 	conf := fmt.Sprintf(`
 		daemon off; pid nginx.pid; error_log stderr;

@@ -7,39 +7,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"ci/program"
 )
-
-// block returns the text between ```INFO and ``` of the one Markdown file that
-// has it, among those of the project and of this directory.
-func block(t *testing.T, info string) string {
-	t.Helper()
-	var files, found []string
-	for _, pattern := range []string{"*.md", "../../*.md", "../../docs/*.md"} {
-		matches, _ := filepath.Glob(pattern) // these patterns are well formed
-		files = append(files, matches...)
-	}
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, after, ok := strings.Cut(string(text), "\n```"+info+"\n"); ok {
-			inside, _, _ := strings.Cut(after, "\n```\n")
-			found = append(found, inside+"\n")
-		}
-	}
-	if len(found) != 1 {
-		t.Fatalf("%d of %v have a block %q; want one", len(found), files, info)
-	}
-	return found[0]
-}
 
 // TestInterop_OAuth2Proxy signs in through the proxy and reaches what is behind
 // it. The proxy refreshes without having asked for offline_access.
@@ -55,11 +28,11 @@ func TestInterop_OAuth2Proxy(t *testing.T) {
 	_, behind, _ := strings.Cut(upstream.URL, "http://127.0.0.1:")
 	ports := strings.NewReplacer(":8100", ":"+here, ":4180", ":"+front, ":8080", ":"+behind)
 	secret := "OAUTH2_PROXY_CLIENT_SECRET=" + newSecret()
-	s := program.Start(t, here, "", ports.Replace(block(t, "yaml oauth2-proxy")), secret)
+	s := program.Start(t, here, "", ports.Replace(program.Block(t, "yaml oauth2-proxy")), secret)
 	s.Register(t, email, password)
 
 	log := program.Run(t, t.TempDir(), []string{secret, "OAUTH2_PROXY_COOKIE_REFRESH=1s"},
-		"bash", "-euc", ports.Replace(block(t, "sh oauth2-proxy")))
+		"bash", "-euc", ports.Replace(program.Block(t, "sh oauth2-proxy")))
 	proxy := "http://localhost:" + front
 	program.Await(t, "oauth2-proxy", func() bool { return program.Answers(proxy+"/ping", http.StatusOK) })
 

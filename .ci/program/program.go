@@ -220,3 +220,41 @@ func Clients(clients ...Client) string {
 	}
 	return b.String()
 }
+
+// Certificate makes cert.pem and key.pem for a host in the directory, signed by
+// nobody.
+func Certificate(t *testing.T, dir, host string) {
+	t.Helper()
+	out, err := exec.Command("openssl", "req", "-x509", "-nodes",
+		"-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+		"-subj", "/CN="+host, "-addext", "subjectAltName=DNS:"+host,
+		"-keyout", dir+"/key.pem", "-out", dir+"/cert.pem").CombinedOutput()
+	if err != nil {
+		t.Fatalf("openssl: %v\n%s", err, out)
+	}
+}
+
+// Block returns the text between ```INFO and ``` of the one Markdown file that
+// has it, among those of the project and of this directory.
+func Block(t *testing.T, info string) string {
+	t.Helper()
+	var files, found []string
+	for _, pattern := range []string{"*.md", "../../*.md", "../../docs/*.md"} {
+		matches, _ := filepath.Glob(pattern) // these patterns are well formed
+		files = append(files, matches...)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, after, ok := strings.Cut(string(text), "\n```"+info+"\n"); ok {
+			inside, _, _ := strings.Cut(after, "\n```\n")
+			found = append(found, inside+"\n")
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("%d of %v have a block %q; want one", len(found), files, info)
+	}
+	return found[0]
+}
