@@ -451,8 +451,8 @@ func (s *server) writeLogin(x *exchange, a authRequest, email string, fault erro
 	return s.writeLoginForm(x, p, fault)
 }
 
-// writeLoginForm shows the login form, with what was wrong with the last try, if
-// there was one. What is no refusal of that try gets a page of its own. The
+// writeLoginForm shows the login form, with what was wrong with the last try,
+// if there was one. What is no refusal of that try gets a page of its own. The
 // page has to say whose form it is and where it goes.
 func (s *server) writeLoginForm(x *exchange, p page, fault error) error {
 	p.Kind, p.Title, p.Email = "login", "Log in", cleanText(p.Email)

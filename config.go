@@ -60,6 +60,7 @@ type config struct {
 	corsOrigins    []string       // scripts of these sites may use tokens here; "*" is every site
 	tlsCertFile    string         // read at the start only: a renewed one needs a restart
 	tlsKeyFile     string         // set exactly when tlsCertFile is
+	metricsListen  string         // room: metrics
 
 	logLevel  string // above info, the log lacks the security events
 	logFormat string
@@ -128,6 +129,7 @@ func (c *config) rows() []settingRow {
 		{"server.cors_origins", &c.corsOrigins, "", checkOrigins},
 		{"server.tls_cert_file", &c.tlsCertFile, "", checkNothing},
 		{"server.tls_key_file", &c.tlsKeyFile, "", checkNothing},
+		{"server.metrics_listen", &c.metricsListen, "", checkListenOrOff}, // room: metrics
 
 		{"oidc.session_idle_hours", span{&c.sessionIdle, time.Hour}, "12", checkNumber(1, 8760)},
 

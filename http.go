@@ -34,6 +34,10 @@ import (
 	"time"
 )
 
+// version stands in the first line of the log, in "pico-auth version" and in
+// the metrics.
+const version = "1.0.0-dev"
+
 // Paths that more than one file names.
 const (
 	loginPath     = "/api/v1/auth/login"
@@ -68,6 +72,12 @@ type server struct {
 
 	describe      func(metadata map[string]any) // changes what discovery says; may be nil
 	clientOrigins []string                      // of corsClients
+
+	// What counts requests and events, and shows the counts to a monitor; nil
+	// where nothing is counted.
+	countRequest func(x *exchange, took time.Duration)
+	countEvent   func(name string, args []any)
+	monitor      http.Handler
 
 	idPrefix string // of request ids, so that those of two runs differ
 	requests atomic.Uint64
@@ -614,8 +624,11 @@ func (s *server) answeredPreflight(x *exchange) bool {
 // logRequest writes the one line per request. The pattern stands for the
 // path, which strangers choose; headers, query and bodies never appear.
 // Successes of quiet routes are logged at level debug: formatting a line costs
-// a fifth of answering such a request.
+// a fifth of answering such a request. They are counted like all others.
 func (s *server) logRequest(x *exchange, start time.Time) {
+	if s.countRequest != nil {
+		s.countRequest(x, s.now().Sub(start))
+	}
 	log := s.log.Info
 	if x.route != nil && x.route.kind.quiet && x.status < 400 {
 		if !s.log.Enabled(context.Background(), slog.LevelDebug) {
@@ -652,6 +665,9 @@ var alarmingEvents = []string{
 // event logs something that matters to security under a stable name, with ids
 // and never secrets.
 func (s *server) event(name string, args ...any) {
+	if s.countEvent != nil {
+		s.countEvent(name, args)
+	}
 	log := s.log.Info
 	if slices.Contains(alarmingEvents, name) {
 		log = s.log.Warn

@@ -38,9 +38,6 @@ import (
 	"time"
 )
 
-// version stands in the first line of the log and in "pico-auth version".
-const version = "1.0.0-dev"
-
 // drainTimeout is for requests in flight when the server is told to stop.
 const drainTimeout = 10 * time.Second
 
@@ -172,8 +169,14 @@ func runServer(ctx context.Context, p process, cfg *config, _ commandLine) error
 	if err != nil {
 		return err
 	}
-	listeners, err := listen(cfg)
+	listeners, err := listen(cfg.find("server.listen"))
 	defer closeAll(listeners)
+	if err != nil {
+		return err
+	}
+	var monitors []net.Listener
+	monitors, err = listen(cfg.find("server.metrics_listen")) // room: metrics
+	defer closeAll(monitors)
 	if err != nil {
 		return err
 	}
@@ -199,6 +202,7 @@ func runServer(ctx context.Context, p process, cfg *config, _ commandLine) error
 	log.Info("listening", "address", address)
 	log.Info("try this", "command", try, "log_in", "see README.md")
 	handler := newServer(cfg, a.store, a.keys, hasher, p.now, log)
+	work.Go(func() { serveMetrics(background, monitors, handler.monitor, log) }) // room: metrics
 	return serve(ctx, listeners, certificate, handler, log)
 }
 
@@ -319,12 +323,16 @@ func loadCertificate(cfg *config) (*tls.Config, error) {
 	return certificate, nil
 }
 
-// listen opens server.listen. "localhost" means both loopback addresses, as
-// far as this machine has them: another user of it could take one that is left
-// free, and get the passwords of clients that prefer it. On an error those that
-// are open already are returned with it.
-func listen(cfg *config) (listeners []net.Listener, err error) {
-	host, port, _ := net.SplitHostPort(cfg.listen) // checked by loadConfig
+// listen opens the address of a setting, or nothing if that is empty.
+// "localhost" means both loopback addresses, as far as this machine has them:
+// another user of it could take one that is left free, and get the passwords of
+// clients that prefer it. On an error those that are open already are returned
+// with it.
+func listen(s *setting) (listeners []net.Listener, err error) {
+	if s.text == "" {
+		return nil, nil
+	}
+	host, port, _ := net.SplitHostPort(s.text) // checked by loadConfig
 	hosts := []string{host}
 	if strings.EqualFold(host, "localhost") {
 		hosts[0] = "127.0.0.1"
@@ -338,9 +346,9 @@ func listen(cfg *config) (listeners []net.Listener, err error) {
 	for _, host := range hosts {
 		ln, err := net.Listen("tcp", net.JoinHostPort(host, port))
 		if err != nil {
-			return listeners, fmt.Errorf("server.listen (SERVER_LISTEN) %s: %w; if it does not run already, "+
-				"choose another port here and in the issuer: "+
-				"SERVER_LISTEN=localhost:8200 AUTH_ISSUER=…:8200", cfg.listen, err)
+			return listeners, fmt.Errorf("%s %s: %w; if it does not run already, choose another port here, "+
+				"and that of server.listen in the issuer too: "+
+				"SERVER_LISTEN=localhost:8200 AUTH_ISSUER=…:8200", s.at(), s.text, err)
 		}
 		listeners = append(listeners, ln)
 		_, port, _ = net.SplitHostPort(ln.Addr().String()) // 0 has become a number

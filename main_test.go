@@ -25,6 +25,7 @@ package main
 //	=== token.go ===              clients' tokens, logout, conformance, races
 //	=== forwardauth.go ===        who may pass a proxy, its cookie
 //	=== clients.go ===            settings of clients, redirect URIs
+//	=== metrics.go ===            values, bounds, what is not shown, alert rules
 //	=== config.go ===             faults, sources, documents
 //	=== main.go, shell.go ===     start, stop, commands, durability
 //	=== structure ===             rooms and imports, README
@@ -4816,7 +4817,7 @@ func handlersStory(t *testing.T) (ts *testServer, names, secrets []string) {
 	ts = newTestServer(t, handlersJSONLog, func(c *config) {
 		c.reuseGrace, c.databaseEcho, c.logLevel = 10*time.Second, true, "debug"
 		c.throttle.registrations, c.throttle.pairFailures = 1, 2
-	})
+	}, metricsOn)
 	secrets = []string{adminPassword, "password one", "password two", "password three", "a guess"}
 	keep := func(access, refresh string) (string, string) {
 		secrets = append(secrets, strings.Split(access, ".")[2], strings.Split(refresh, ".")[1])
@@ -8767,6 +8768,482 @@ func TestClients_RedirectIsExact(t *testing.T) {
 	}
 }
 
+// === metrics.go ===
+
+// metered is a provider whose counts are shown at an address of their own.
+type metered struct {
+	*testServer
+	browser *surfer
+	monitor *testServer
+}
+
+// metricsShow has a server that counts show its counts, and returns a client.
+func metricsShow(ts *testServer) *testServer {
+	ln := must(net.Listen("tcp", "127.0.0.1:0"))
+	go serveMetrics(ts.Context(), []net.Listener{ln}, ts.srv.monitor, ts.log)
+	return &testServer{TB: ts.TB, url: "http://" + ln.Addr().String()}
+}
+
+func metricsOn(c *config) { c.metricsListen = "127.0.0.1:0" }
+
+func newMetered(t testing.TB, options ...func(*config)) metered {
+	ts, browser := newProvider(t, append(options, metricsOn)...)
+	return metered{ts, browser, metricsShow(ts)}
+}
+
+// scrape is what Prometheus gets from a monitor's address.
+func (ts *testServer) scrape() string {
+	ts.Helper()
+	return ts.wantOK("scrape", ts.do("GET", metricsPath, "", nil)).body
+}
+
+// metricsIn are the values of a scrape by name and labels.
+func metricsIn(text string) map[string]string {
+	values := map[string]string{}
+	for line := range strings.Lines(text) {
+		if at := strings.LastIndex(line, " "); line[0] != '#' {
+			values[line[:at]] = strings.TrimSpace(line[at:])
+		}
+	}
+	return values
+}
+
+// wantMetrics scrapes and compares lines of "series value".
+func (m metered) wantMetrics(table string) {
+	m.Helper()
+	values := metricsIn(m.monitor.scrape())
+	for _, line := range lines(table) {
+		at := strings.LastIndex(line, " ")
+		want(m, line[:at], values[line[:at]], line[at+1:])
+	}
+}
+
+// slow sends a refresh that takes so long by the clock of the server.
+func (m metered) slow(took time.Duration) {
+	conn := must(net.Dial("tcp", strings.TrimPrefix(m.url, "http://")))
+	defer conn.Close()
+	io.WriteString(conn, "POST "+auth+"/refresh HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"+
+		"Content-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+	answers := bufio.NewReader(conn)
+	want(m, "answer to Expect", must(answers.ReadString('\n')), "HTTP/1.1 100 Continue\r\n")
+	m.clock.advance(took)
+	io.WriteString(conn, `""`)
+	must(io.Copy(io.Discard, answers))
+}
+
+// story has requests of every kind answered, and returns what of them must not
+// be shown.
+func (m metered) story() (hidden []string) {
+	m.Helper()
+	access, refresh := m.mustLogin(adaEmail, userPassword)
+	for range 2 {
+		m.login("eve@example.com", "a guess")
+		m.do("GET", jwksPath, "", nil)
+	}
+	m.do("HEAD", jwksPath, "", nil)
+	m.do("GET", jwksPath, "", nil, "If-None-Match: *")
+	m.do("DELETE", jwksPath, "", nil)
+	m.do("GET", "/secret/path?q=hidden", "", nil)
+	m.do("OPTIONS", auth+"/me", "", nil, "Origin: https://spa.example", "Access-Control-Request-Method: GET")
+	m.wantTokens(m.refresh(refresh))
+	m.refresh(refresh)
+	m.do("GET", auth+"/users/nobody", m.mustAdmin(), nil)
+
+	code := m.browser.as(adaEmail).mustCode("app")
+	tokens := m.wantOK("exchange", m.redeem("app", code))
+	m.wantOK("refresh", m.refreshAs("app", tokens.text("refresh_token")))
+	m.wantOAuth("exchange", m.redeem("app", "no-code"), 400, "invalid_grant")
+	service := m.mustAsk("POST /service-tokens", m.mustAdmin(), object{"name": "bot-name"}).text("token")
+	m.wantOK("service", m.post(tokenPath, "", "grant_type=client_credentials", "client_id=bot-name",
+		"client_secret="+service))
+	m.post(tokenPath, "", "grant_type=client_credentials", "client_id=made-up", "client_secret=x")
+	return []string{
+		adaEmail, "ada@", "eve@", "@", userPassword, access, refresh, sid(access), m.userID(adaEmail), code,
+		tokens.text("access_token"), tokens.text("refresh_token"), service, "bot-name", "made-up",
+		"hidden", "/secret", "nobody", "127.0.0.1", "spa.example", m.dir, "default",
+	}
+}
+
+func (m metered) userID(email string) string { return must(m.store.userByLogin(email)).id }
+
+// TestMetrics_CountAStory: what was asked is counted by route, method and
+// status, every event by name, tokens by client and grant.
+func TestMetrics_CountAStory(t *testing.T) {
+	t.Parallel()
+	m := newMetered(t)
+	m.wantMetrics(`
+		pico_auth_events_total{event="refresh.reuse"} 0
+		pico_auth_events_total{event="client.throttled"} 0`)
+	m.story()
+	m.clock.advance(time.Hour)
+	m.wantMetrics(`
+		pico_auth_http_requests_total{route="POST /api/v1/auth/login",method="POST",code="200"} 3
+		pico_auth_http_requests_total{route="POST /api/v1/auth/login",method="POST",code="401"} 2
+		pico_auth_http_requests_total{route="POST /api/v1/auth/refresh",method="POST",code="401"} 1
+		pico_auth_http_requests_total{route="GET /api/v1/auth/jwks",method="GET",code="200"} 2
+		pico_auth_http_requests_total{route="GET /api/v1/auth/jwks",method="GET",code="304"} 1
+		pico_auth_http_requests_total{route="GET /api/v1/auth/jwks",method="HEAD",code="200"} 1
+		pico_auth_http_requests_total{route="GET /api/v1/auth/users/{id}",method="GET",code="404"} 1
+		pico_auth_http_requests_total{route="none",method="DELETE",code="405"} 1
+		pico_auth_http_requests_total{route="none",method="GET",code="404"} 1
+		pico_auth_http_requests_total{route="none",method="OPTIONS",code="405"} 1
+		pico_auth_http_requests_total{route="POST /oauth2/token",method="POST",code="200"} 3
+		pico_auth_http_requests_total{route="POST /oauth2/token",method="POST",code="400"} 1
+		pico_auth_http_requests_total{route="POST /oauth2/token",method="POST",code="401"} 1
+		pico_auth_http_request_duration_seconds_bucket{route="GET /api/v1/auth/jwks",le="0.001"} 4
+		pico_auth_http_request_duration_seconds_count{route="GET /api/v1/auth/jwks"} 4
+		pico_auth_http_request_duration_seconds_count{route="none"} 3
+		pico_auth_events_total{event="login.ok"} 4
+		pico_auth_events_total{event="login.failed"} 2
+		pico_auth_events_total{event="refresh.ok"} 1
+		pico_auth_events_total{event="refresh.reuse"} 1
+		pico_auth_events_total{event="token.issued"} 3
+		pico_auth_events_total{event="client.failed"} 1
+		pico_auth_tokens_total{client="app",grant="authorization_code"} 1
+		pico_auth_tokens_total{client="app",grant="refresh_token"} 1
+		pico_auth_tokens_total{client="service tokens",grant="client_credentials"} 1
+		pico_auth_build_info{version="` + version + `",goversion="` + runtime.Version() + `"} 1
+		pico_auth_hash_queue 0
+		pico_auth_writer_queue 0
+		process_start_time_seconds ` + fmt.Sprint(m.clock.read().Add(-time.Hour).Unix()))
+	values := metricsIn(m.monitor.scrape())
+	since := m.keys.current().signing(m.now()).since
+	want(t, "age of the key", values["pico_auth_signing_key_age_seconds"],
+		fmt.Sprint(m.now().Sub(since).Seconds()))
+	for _, name := range []string{"go_goroutines", "go_memstats_heap_alloc_bytes"} {
+		want(t, name+" is a positive number", must(strconv.Atoi(values[name])) > 0, true)
+	}
+}
+
+// TestMetrics_QueuesAreShown: hashing and writing, each with more work than it
+// can begin.
+func TestMetrics_QueuesAreShown(t *testing.T) {
+	t.Parallel()
+	m := newMetered(t)
+	release := make(chan bool)
+	for _, client := range strings.Fields("a b c d e") { // two threads
+		go m.srv.hasher.do(t.Context(), client, func() { <-release })
+	}
+	for here := 0; here < 5; runtime.Gosched() {
+		m.srv.hasher.mu.Lock()
+		here = len(m.srv.hasher.clients)
+		m.srv.hasher.mu.Unlock()
+	}
+	s := dbTest{store: m.store}
+	commit := s.busy()
+	for range 4 {
+		go s.set("x")
+	}
+	s.queued(4)
+	m.wantMetrics(`
+		pico_auth_hash_queue 3
+		pico_auth_writer_queue 4`)
+	commit()
+	close(release)
+}
+
+// TestMetrics_BucketsAreCumulative: a bound belongs to its bucket, a bucket
+// contains those below, the last one everything.
+func TestMetrics_BucketsAreCumulative(t *testing.T) {
+	t.Parallel()
+	m := newMetered(t)
+	for _, took := range []time.Duration{0, 5e6, 5e6 + 1, 100e6, 2500e6, 3e9, time.Hour} {
+		m.slow(took)
+	}
+	var got []string
+	const name, route = "pico_auth_http_request_duration_seconds", `route="POST /api/v1/auth/refresh"`
+	for line := range strings.Lines(m.monitor.scrape()) {
+		rest, found := strings.CutPrefix(strings.TrimSpace(line), name)
+		if found && strings.Contains(rest, route) {
+			got = append(got, strings.Replace(rest, route, "R", 1))
+		}
+	}
+	want(t, "histogram", strings.Join(got, "\n"), strings.TrimSpace(`
+_bucket{R,le="0.001"} 1
+_bucket{R,le="0.005"} 2
+_bucket{R,le="0.025"} 3
+_bucket{R,le="0.1"} 4
+_bucket{R,le="0.5"} 4
+_bucket{R,le="2.5"} 5
+_bucket{R,le="+Inf"} 7
+_sum{R} 3605.610000001
+_count{R} 7`))
+}
+
+// TestMetrics_LabelsStayBounded: strange methods, paths and ids make no series,
+// the second hundred as little as the first one.
+func TestMetrics_LabelsStayBounded(t *testing.T) {
+	t.Parallel()
+	m := newMetered(t, unthrottled)
+	admin := m.mustAdmin()
+	round := func(from int) (series string) {
+		for i := range 30 {
+			n := fmt.Sprint(from + i)
+			m.do("BREW"+n, auth+"/me", "", nil)
+			m.do("GET", "/odd"+n, "", nil)
+			m.do("GET", auth+"/users/"+n, admin, nil)
+			m.do("OPTIONS", "/odd"+n, "", nil,
+				"Origin: https://o"+n+".example",
+				"Access-Control-Request-Method: X"+n)
+			m.login("u"+n+"@example.com", "a guess", "X-Forwarded-For: 10.0.0."+n)
+			m.post(tokenPath, "", "grant_type=odd"+n, "client_id=odd"+n, "client_secret=x")
+			m.post(tokenPath, "app", "grant_type=odd"+n)
+			m.browser.authorize("odd" + n)
+			name := "bot" + n
+			service := m.mustAsk("POST /service-tokens", admin, object{"name": name}).text("token")
+			m.wantOK("token", m.post(tokenPath, "", "grant_type=client_credentials", "client_id="+name,
+				"client_secret="+service))
+		}
+		return strings.Join(slices.Sorted(maps.Keys(metricsIn(m.monitor.scrape()))), "\n")
+	}
+	first := round(0)
+	want(t, "series afterwards", round(100), first)
+	wantText(t, "series", first, `{route="none",method="other",code="405"}`)
+	allowed := map[string]bool{"none": true}
+	for _, r := range m.srv.routeTable() {
+		allowed[r.pattern] = true
+	}
+	routes := regexp.MustCompile(`route="([^"]*)"`).FindAllStringSubmatch(first, -1)
+	want(t, "there are routes", len(routes) > 20, true)
+	for _, route := range routes {
+		want(t, route[1]+" is a pattern", allowed[route[1]], true)
+	}
+}
+
+// TestMetrics_ShowNothingPersonal: no email, id, address, token or path, after
+// every event there is; and each event was counted as often as it was logged.
+func TestMetrics_ShowNothingPersonal(t *testing.T) {
+	t.Parallel()
+	m := newMetered(t)
+	hidden := m.story()
+	text := m.monitor.scrape()
+	ts, names, secrets := handlersStory(t)
+	every := metricsShow(ts).scrape()
+	for i := 1; i < len(names); i += 2 {
+		hidden = append(hidden, names[i])
+	}
+	for _, value := range append(hidden, append(secrets, "example", "acme", "crew", "bot")...) {
+		shown := strings.Contains(text+every, value)
+		want(t, fmt.Sprintf("%q is shown", value), shown, false)
+	}
+	values, events := metricsIn(every), map[string]int{}
+	message := regexp.MustCompile(`"msg":"([a-z_]+\.[a-z_]+)"`)
+	for _, found := range message.FindAllStringSubmatch(ts.logs.String(), -1) {
+		events[found[1]]++
+	}
+	delete(events, "request.failed") // is no event but an error
+	want(t, "there are events", len(events) > 25, true)
+	for name, n := range events {
+		want(t, name, values[`pico_auth_events_total{event="`+name+`"}`], fmt.Sprint(n))
+	}
+}
+
+// TestMetrics_FormIsSorted: every family has its two comments and its samples
+// below them, families and series in order.
+func TestMetrics_FormIsSorted(t *testing.T) {
+	t.Parallel()
+	m := newMetered(t)
+	m.story()
+	a := m.monitor.do("GET", metricsPath, "", nil)
+	want(t, "type", a.header.Get("Content-Type"), "text/plain; version=0.0.4; charset=utf-8")
+	want(t, "last byte", a.body[len(a.body)-1], '\n')
+	var families, series []string
+	for block := range strings.SplitSeq(a.body, "# HELP ") {
+		name, rest, _ := strings.Cut(block, " ")
+		if name == "" {
+			continue
+		}
+		families = append(families, name)
+		_, rest, _ = strings.Cut(rest, ".\n")
+		kind, rest, _ := strings.Cut(rest, "\n")
+		comment := regexp.MustCompile(`^# TYPE ` + name + ` (counter|gauge|histogram)$`)
+		found := comment.FindStringSubmatch(kind)
+		if found == nil {
+			t.Fatalf("%s: %q is no TYPE", name, kind)
+		}
+		want(t, name+" is a counter", strings.HasSuffix(name, "_total"), found[1] == "counter")
+		series = nil
+		for line := range strings.Lines(rest) {
+			want(t, line+" belongs to "+name, strings.HasPrefix(line, name), true)
+			series = append(series, line)
+		}
+		want(t, name+" is sorted", found[1] == "histogram" || slices.IsSorted(series), true)
+		want(t, name+" has samples", len(series) > 0, true)
+	}
+	want(t, "families are sorted", slices.IsSorted(families), true)
+	want(t, "families", len(families), 11)
+}
+
+// TestMetrics_HaveTheirOwnAddress: the metrics are there and nothing else is,
+// and they are nowhere else; by default they are off.
+func TestMetrics_HaveTheirOwnAddress(t *testing.T) {
+	t.Parallel()
+	m := newMetered(t)
+	for endpoint, status := range map[string]int{
+		"GET " + metricsPath:       200,
+		"HEAD " + metricsPath:      200,
+		"POST " + metricsPath:      405,
+		"GET /":                    404,
+		"GET " + healthPath:        404,
+		"GET " + jwksPath:          404,
+		"POST " + loginPath:        404,
+		"GET " + metricsPath + "/": 404,
+	} {
+		method, path, _ := strings.Cut(endpoint, " ")
+		want(t, endpoint, m.monitor.do(method, path, "", nil).status, status)
+	}
+	m.wantProblem("metrics where requests go", m.do("GET", metricsPath, "", nil), 404, "not_found")
+	off := newTestServer(t)
+	off.wantProblem("metrics by default", off.do("GET", metricsPath, "", nil), 404, "not_found")
+	counts := off.srv.countRequest != nil || off.srv.countEvent != nil || off.srv.monitor != nil
+	want(t, "it counts by default", counts, false)
+	want(t, "health", m.do("GET", healthPath, "", nil).body, off.do("GET", healthPath, "", nil).body)
+}
+
+// TestMetrics_StartAndStop: localhost means both loopback addresses, and no
+// scrape and no silent connection keeps the server from stopping.
+func TestMetrics_StartAndStop(t *testing.T) {
+	t.Parallel()
+	p := launch(t, t.TempDir(), []string{"SERVER_METRICS_LISTEN=localhost:0"})
+	p.client()
+	_, url, _ := strings.Cut(p.wait("msg=metrics"), "url=")
+	_, port, _ := net.SplitHostPort(strings.TrimSuffix(strings.TrimSpace(url), metricsPath)[len("http://"):])
+	for ip := range mainLoopbacks(t) {
+		address := net.JoinHostPort(ip, port)
+		monitor := &testServer{TB: t, url: "http://" + address}
+		wantText(t, "metrics at "+ip, monitor.scrape(), "pico_auth_build_info")
+		defer must(net.Dial("tcp", address)).Close()
+	}
+	p.Process.Signal(syscall.SIGTERM)
+	want(t, "exit status", p.exit(), 0)
+	p = launch(t, t.TempDir(), nil)
+	p.client()
+	want(t, "metrics by default", strings.Contains(p.log, "msg=metrics"), false)
+}
+
+// TestMetrics_NeverWhereRequestsGo: the address of server.listen is taken, in
+// whatever spelling, and the start ends.
+func TestMetrics_NeverWhereRequestsGo(t *testing.T) {
+	t.Parallel()
+	const spellings = "127.0.0.1,127.0.0.1 localhost,127.0.0.1 127.0.0.1,localhost ,127.0.0.1"
+	for pair := range strings.FieldsSeq(spellings) {
+		t.Run(pair, func(t *testing.T) {
+			t.Parallel()
+			first, second, _ := strings.Cut(pair, ",")
+			listeners := must(listen(&setting{text: first + ":0"}))
+			defer closeAll(listeners)
+			_, port, _ := net.SplitHostPort(listeners[0].Addr().String())
+			more, err := listen(&setting{text: second + ":" + port})
+			closeAll(more)
+			wantText(t, "the second address", fmt.Sprint(err), "in use")
+		})
+	}
+}
+
+// TestMetrics_ListenersClose with the context: nothing answers afterwards.
+func TestMetrics_ListenersClose(t *testing.T) {
+	t.Parallel()
+	m := newMetered(t)
+	ln := must(net.Listen("tcp", "127.0.0.1:0"))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan bool)
+	go func() {
+		serveMetrics(ctx, []net.Listener{ln}, m.srv.monitor, m.log)
+		close(ended)
+	}()
+	address := ln.Addr().String()
+	(&testServer{TB: t, url: "http://" + address}).scrape()
+	cancel()
+	<-ended
+	_, err := net.Dial("tcp", address)
+	want(t, "it still listens", err == nil, false)
+}
+
+// TestMetrics_CountingAllocatesNothing: a counted request costs as much memory
+// as an uncounted one. It runs alone, because other tests allocate too.
+func TestMetrics_CountingAllocatesNothing(t *testing.T) {
+	on, off := newTestServer(t, metricsOn), newTestServer(t)
+	cost := func(ts *testServer, path, etag string) float64 {
+		r := must(http.NewRequest("GET", path, nil))
+		r.Header.Set("If-None-Match", etag)
+		return testing.AllocsPerRun(200, func() { ts.srv.ServeHTTP(metricsDiscard{}, r) })
+	}
+	for _, path := range []string{jwksPath, discoveryPath} {
+		for _, etag := range []string{"", "*"} {
+			want(t, path+" "+etag, cost(on, path, etag), cost(off, path, etag))
+		}
+	}
+	x := &exchange{r: must(http.NewRequest("GET", healthPath, nil)), status: 503}
+	x.r.Pattern = "GET " + healthPath
+	want(t, "allocations", testing.AllocsPerRun(200, func() { on.srv.countRequest(x, time.Second) }), 0)
+}
+
+// metricsDiscard is a client that reads nothing.
+type metricsDiscard struct{}
+
+func (metricsDiscard) Header() http.Header         { return http.Header{} }
+func (metricsDiscard) Write(b []byte) (int, error) { return len(b), nil }
+func (metricsDiscard) WriteHeader(int)             {}
+
+// metricsAlerts are the rules in docs/metrics.md.
+func metricsAlerts(t *testing.T) string {
+	_, rules, found := strings.Cut(structureRead(t, "docs/metrics.md"), "```yaml\n")
+	rules, _, _ = strings.Cut(rules, "```\n")
+	want(t, "docs/metrics.md has rules", found, true)
+	return rules
+}
+
+// TestMetrics_Documented: docs/metrics.md lists the families that there are,
+// and its rules ask for nothing that does not exist.
+func TestMetrics_Documented(t *testing.T) {
+	t.Parallel()
+	m := newMetered(t)
+	m.story()
+	text := m.monitor.scrape()
+	var families, documented []string
+	for _, found := range regexp.MustCompile(`(?m)^# TYPE (\S+)`).FindAllStringSubmatch(text, -1) {
+		families = append(families, found[1])
+	}
+	row := regexp.MustCompile("(?m)^\\| `(\\w+)(?:\\{[a-z,]*\\})?` \\|")
+	for _, found := range row.FindAllStringSubmatch(structureRead(t, "docs/metrics.md"), -1) {
+		documented = append(documented, found[1])
+	}
+	structureSame(t, "docs/metrics.md has the family", documented, families)
+	rules := metricsAlerts(t)
+	want(t, "rules", strings.Count(rules, "- alert: "), 5)
+	for _, name := range regexp.MustCompile(`pico_auth_\w+`).FindAllString(rules, -1) {
+		want(t, name+" exists", slices.Contains(families, name), true)
+	}
+	fresh := newMetered(t).monitor.scrape() // a first event must be seen as an increase
+	for _, event := range regexp.MustCompile(`event=~?"([^"]+)"`).FindAllStringSubmatch(rules, -1) {
+		zero := regexp.MustCompile(`(?m)^pico_auth_events_total{event="` + event[1] + `"} 0$`)
+		want(t, event[1]+" begins at 0", zero.MatchString(fresh), true)
+	}
+}
+
+// TestMetrics_Promtool: Prometheus's own checker has nothing to say against
+// the output and the rules.
+func TestMetrics_Promtool(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("promtool"); err != nil {
+		t.Skip(err)
+	}
+	m := newMetered(t)
+	fresh := m.monitor.scrape()
+	m.story()
+	for _, text := range []string{fresh, m.monitor.scrape()} {
+		check := exec.Command("promtool", "check", "metrics")
+		check.Stdin = strings.NewReader(text)
+		out, err := check.CombinedOutput()
+		want(t, "promtool check metrics", string(out)+fmt.Sprint(err), "<nil>")
+	}
+	file := filepath.Join(t.TempDir(), "alerts.yaml")
+	mustOK(os.WriteFile(file, []byte(metricsAlerts(t)), 0o600))
+	out, err := exec.Command("promtool", "check", "rules", file).CombinedOutput()
+	want(t, "promtool check rules", err, nil)
+	wantText(t, "promtool check rules", string(out), "SUCCESS: 5 rules found")
+}
+
 // === config.go ===
 
 // configFile writes a configuration file and returns its path.
@@ -9405,6 +9882,8 @@ no home||HOME=||2|AUTH_DATA_DIR & HOME
 typo|echo 'auth: {isuer: x}' >application.yaml|||2|application.yaml:1 & did you mean auth.issuer
 in use|rm -r .pico-auth|SERVER_LISTEN=127.0.0.1:V4||1|SERVER_LISTEN & in use
 in use, v4|rm -r .pico-auth; cp python.db auth.db|SERVER_LISTEN=localhost:V4||1|SERVER_LISTEN=localhost:8200
+metrics in use|rm -r .pico-auth; cp python.db auth.db|SERVER_METRICS_LISTEN=localhost:V4||1|SERVER_METRICS_LISTEN & in use
+metrics in use, v6|rm -r .pico-auth; cp python.db auth.db|SERVER_METRICS_LISTEN=localhost:V6||1|SERVER_METRICS_LISTEN & in use
 in use, v6|rm -r .pico-auth; cp python.db auth.db|SERVER_LISTEN=localhost:V6||1|SERVER_LISTEN=localhost:8200
 TLS|cp python.db auth.db|SERVER_TLS_CERT_FILE=auth.db SERVER_TLS_KEY_FILE=auth.db||2|SERVER_TLS_CERT_FILE
 no database, users|rm -r .pico-auth||user list|1|no database yet & start the server once
@@ -10015,6 +10494,7 @@ var structureFloors = map[string]int{
 	"body.go":          7,
 	"oidc.go":          7,
 	"pages.go":         7,
+	"metrics.go":       7,
 	"admin.go":         8,
 	"groups.go":        9,
 	"servicetokens.go": 9,
@@ -10034,6 +10514,7 @@ var structureRooms = map[string]string{
 	"adopt":         "adopt.go",
 	"forwardauth":   "forwardauth.go",
 	"groups":        "groups.go",
+	"metrics":       "metrics.go",
 	"mldsa":         "mldsa.go nomldsa.go",
 	"provider":      "clients.go pages.go authorize.go logout.go token.go provider.go",
 	"servicetokens": "servicetokens.go",
@@ -10056,7 +10537,7 @@ var structureOnly = map[string]string{
 	"crypto/x509":                "keys.go",
 	"crypto/tls":                 "main.go",
 	"golang.org/x/crypto/bcrypt": "passwords.go",
-	"net/http":                   "http.go body.go oidc.go pages.go admin.go handlers.go authorize.go token.go forwardauth.go routes.go main.go",
+	"net/http":                   "http.go body.go oidc.go pages.go admin.go handlers.go authorize.go token.go forwardauth.go metrics.go routes.go main.go",
 	"html/template":              "pages.go",
 	"text/template":              "",
 

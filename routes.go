@@ -39,6 +39,7 @@ func newServer(cfg *config, st *store, keys *keyring, h *hasher, now func() time
 	}
 	s.clientOrigins = append(s.clientOrigins, cfg.clients.origins()...) // room: provider
 	s.describe = s.describeProvider                                     // room: provider
+	s.meter()                                                           // room: metrics
 	for _, rt := range s.routeTable() {
 		if !rt.kind.off {
 			s.addRoute(&rt)

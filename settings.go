@@ -282,6 +282,14 @@ func inDomain(host, domain string) bool {
 	return strings.HasSuffix("."+strings.ToLower(host), "."+domain)
 }
 
+// checkListenOrOff is for addresses of what can be left out.
+func checkListenOrOff(text string) error {
+	if text == "" {
+		return nil
+	}
+	return checkListen(text)
+}
+
 func checkProxies(text string) error {
 	_, err := parsePrefixes(text)
 	return err

@@ -73,6 +73,7 @@ func writeOAuthError(x *exchange, e *apiError) {
 type tokenCaller struct {
 	client  *oidcClient
 	service user
+	grant   string // grant_type, at the token endpoint
 }
 
 // tokenForm reads a form and authenticates the client that sends it (RFC 6749
@@ -151,10 +152,10 @@ func (s *server) handleToken(x *exchange, _ principal) error {
 	if err != nil {
 		return err
 	}
-	grantType := form.Get("grant_type")
-	grant := grantTypes[grantType]
+	c.grant = form.Get("grant_type")
+	grant := grantTypes[c.grant]
 	switch {
-	case grantType == "":
+	case c.grant == "":
 		return badRequest("grant_type is missing")
 	case grant.handle == nil:
 		return errGrantType
@@ -200,7 +201,7 @@ func (s *server) grantCode(x *exchange, c tokenCaller, form url.Values) error {
 		return x.refuseGrant(c.client, done, err)
 	}
 	done.grant.narrow(form.Get("resource"))
-	return s.writeGrant(x, c.client, done, done.grant.scope)
+	return s.writeGrant(x, c, done, done.grant.scope)
 }
 
 // grantRefresh exchanges a refresh token for its successor (RFC 6749 section
@@ -236,7 +237,7 @@ func (s *server) grantRefresh(x *exchange, c tokenCaller, form url.Values) error
 	}
 	done.grant.nonce = "" // OpenID Connect Core section 12.2
 	done.grant.narrow(form.Get("resource"))
-	return s.writeGrant(x, c.client, done, scope)
+	return s.writeGrant(x, c, done, scope)
 }
 
 // narrowed is the part of a granted scope that is asked for, all of it without
@@ -276,9 +277,11 @@ func (x *exchange) refuseGrant(client *oidcClient, done rotated, err error) erro
 }
 
 // writeGrant answers with the tokens of an exchange or a refresh.
-func (s *server) writeGrant(x *exchange, client *oidcClient, done rotated, scope string) (err error) {
+func (s *server) writeGrant(x *exchange, c tokenCaller, done rotated, scope string) (err error) {
+	client := c.client
 	x.user = done.user.id
-	x.event("token.issued", "user", done.user.id, "session", done.sessionID, "client", client.id)
+	x.event("token.issued",
+		"user", done.user.id, "session", done.sessionID, "client", client.id, "grant", c.grant)
 	now := s.now()
 	answer := s.newTokenAnswer()
 	answer.Scope = scope
@@ -359,7 +362,7 @@ func (s *server) grantService(x *exchange, c tokenCaller, _ url.Values) error {
 	if err != nil {
 		return err
 	}
-	x.event("token.issued", "service_token", service.id, "client", service.displayName)
+	x.event("token.issued", "service_token", service.id, "client", service.displayName, "grant", c.grant)
 	answer := s.newTokenAnswer()
 	answer.AccessToken = token
 	return writeJSON(x, answer)
