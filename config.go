@@ -53,7 +53,7 @@ type config struct {
 	databaseURL  string // the file holds the password hashes; see databasePath
 	databaseEcho bool   // makes the log long; values are never logged
 
-	apiTitle string
+	apiTitle, apiVersion string // of the API document
 
 	listen         string         // beyond loopback, passwords need TLS
 	trustedProxies []netip.Prefix // too wide, and clients choose the address that is throttled
@@ -122,7 +122,7 @@ func (c *config) rows() []settingRow {
 		{"auth_client.accepted_algorithms", new([]string), "RS256", checkNothing},
 
 		{"fastapi.title", &c.apiTitle, "Pico Auth API", checkNothing},
-		{"fastapi.version", new(string), "0.1.0", checkNothing},
+		{"fastapi.version", &c.apiVersion, "0.1.0", checkNothing},
 
 		{"server.listen", &c.listen, "localhost:8100", checkListen},
 		{"server.trusted_proxies", &c.trustedProxies, "", checkProxies},

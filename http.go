@@ -70,6 +70,7 @@ type server struct {
 	unrouted *route            // answers what no route takes
 	always   http.Header       // of every answer
 
+	signpost      string                        // the path of a document that unknown paths lead to
 	describe      func(metadata map[string]any) // changes what discovery says; may be nil
 	clientOrigins []string                      // of corsClients
 
@@ -213,7 +214,7 @@ func (s *server) muxRefusal(x *exchange) error {
 		return refusal(405, "method_not_allowed", "This path takes "+x.Header().Get("Allow"))
 	}
 	base := s.cfg.baseURL()
-	detail := "There is nothing at this path; see " + base + discoveryPath + " and " + base + healthPath
+	detail := "There is nothing at this path; see " + base + s.signpost + " and " + base + healthPath
 	short, slash := strings.CutSuffix(x.r.URL.Path, "/")
 	if slash && path.Clean(short) == short && s.routeAt(short) != s.unrouted {
 		detail = "There is nothing at this path, but at the same path without the slash at the end"

@@ -82,9 +82,9 @@ variables such as AUTH_ISSUER and SERVER_LISTEN; the README lists them.`
 // command lines, with the number of words that follow. A room that can be
 // deleted adds its commands as lines of their own.
 var commands = map[string]command{
-	"serve":       {0, runServer},
-	"config":      {0, runConfig},
-	"healthcheck": {0, runHealthcheck},
+	"serve":       {0, false, runServer},
+	"config":      {0, false, runConfig},
+	"healthcheck": {0, false, runHealthcheck},
 	"user add":    inShell(1, shellUserAdd),
 	"user list":   inShell(0, shellUserList),
 	"user show":   onUser(1, shellUserShow),
@@ -108,7 +108,7 @@ var commands = map[string]command{
 	"service-token list":   inRoom(0, shellServiceTokenList),   // room: servicetokens
 	"service-token revoke": inRoom(1, shellServiceTokenRevoke), // room: servicetokens
 
-	"client secret": {1, runClientSecret}, // room: provider
+	"client secret": {1, true, runClientSecret}, // room: provider
 }
 
 // run does what the command line says. It returns when that is done, or after
@@ -134,7 +134,7 @@ func run(ctx context.Context, p process) error {
 			line.name, help)
 	}
 	cfg, err := loadConfig(line.config, p.environ)
-	if err != nil {
+	if err != nil && !do.anyConfig {
 		return usageErrorf("the configuration is not usable:\n%w", err)
 	}
 	return do.run(ctx, p, cfg, line)
@@ -346,9 +346,12 @@ func listen(s *setting) (listeners []net.Listener, err error) {
 	for _, host := range hosts {
 		ln, err := net.Listen("tcp", net.JoinHostPort(host, port))
 		if err != nil {
-			return listeners, fmt.Errorf("%s %s: %w; if it does not run already, choose another port here, "+
-				"and that of server.listen in the issuer too: "+
-				"SERVER_LISTEN=localhost:8200 AUTH_ISSUER=…:8200", s.at(), s.text, err)
+			hint := "choose another port"
+			if s.key == "server.listen" {
+				hint = "if it does not run already, choose another port here and in the issuer: " +
+					"SERVER_LISTEN=localhost:8200 AUTH_ISSUER=http://localhost:8200"
+			}
+			return listeners, fmt.Errorf("%s %s: %w; %s", s.at(), s.text, err, hint)
 		}
 		listeners = append(listeners, ln)
 		_, port, _ = net.SplitHostPort(ln.Addr().String()) // 0 has become a number

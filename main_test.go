@@ -21,6 +21,7 @@ package main
 //	=== handlers.go, admin.go ===  every endpoint, races, administration
 //	=== groups.go ===             life, refusals, bounds, races
 //	=== servicetokens.go ===      life, refusals, throttle
+//	=== openapi.go ===            the document against the code
 //	=== authorize.go, pages.go ===  who gets a code, forms, cookies, pages
 //	=== token.go ===              clients' tokens, logout, conformance, races
 //	=== forwardauth.go ===        who may pass a proxy, its cookie
@@ -65,6 +66,7 @@ import (
 	"maps"
 	"math/big"
 	mathrand "math/rand/v2"
+	"mime"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -244,6 +246,7 @@ func (ts *testServer) do(method, path, token string, body any, headers ...string
 	}
 	a := answer{status: res.StatusCode, header: res.Header, body: string(data)}
 	json.Unmarshal(data, &a.json)
+	ts.wantDescribed(req, a)
 	return a
 }
 
@@ -3340,9 +3343,9 @@ func TestHTTP_PathsAreExact(t *testing.T) {
 	for detail, paths := range map[string]string{
 		"at the same path without the slash at the end": `
 			/api/v1/auth/login/ /api/v1/auth/me/ /api/v1/auth/users/ /api/v1/auth/users/x/role/ /healthz/
-			/.well-known/openid-configuration/`,
-		"see http://localhost:8100/.well-known/openid-configuration and http://localhost:8100/healthz": `
-			/ // /api /api/ /docs /favicon.ico /.well-known /API/v1/auth/login /api/v1/auth//login/
+			/docs/ /.well-known/openid-configuration/`,
+		"see http://localhost:8100/openapi.json and http://localhost:8100/healthz": `
+			/ // /api /api/ /redoc /favicon.ico /.well-known /API/v1/auth/login /api/v1/auth//login/
 			/api//v1/auth/login //api/v1/auth/login /api\v1\auth\login /api/v1/auth/login;x
 			/api/../api/v1/auth/login /api/v1/auth/./login /api/v1/auth/login/.. /api/v1/auth/login%00
 			/api/v1/auth/%2e/login /api/%2e%2e/api/v1/auth/login /api/v1/auth/%6cogin /api/v1%2fauth/login
@@ -3396,7 +3399,8 @@ func TestHTTP_HeadIsGetWithoutBody(t *testing.T) {
 	admin := ts.mustAdmin()
 	for _, path := range []string{
 		auth + "/me", auth + "/users", auth + "/users/nobody",
-		jwksPath, discoveryPath, oauthMetadataPath, healthPath, "/nowhere", authorizePath, logoutPath, userinfoPath,
+		jwksPath, discoveryPath, oauthMetadataPath, openapiPath, docsPath, healthPath, "/nowhere",
+		authorizePath, logoutPath, userinfoPath,
 	} {
 		t.Run(path, func(t *testing.T) {
 			headers := func(a answer) string {
@@ -3713,20 +3717,23 @@ func TestOIDC_Discovery(t *testing.T) {
 	}
 }
 
-// TestOIDC_DocumentsAreCacheable: key set and discovery have an entity tag and
-// are sent only to those who do not have them yet. A shared cache keeps one
+// TestOIDC_DocumentsAreCacheable: public documents have an entity tag and are
+// sent only to those who do not have them yet. A shared cache keeps one
 // copy for all, so that copy allows every origin.
 func TestOIDC_DocumentsAreCacheable(t *testing.T) {
 	t.Parallel()
 	ts := newTestServer(t, providerClients,
 		func(c *config) { c.corsOrigins = []string{"https://app.example"} })
-	for _, path := range []string{jwksPath, discoveryPath, oauthMetadataPath} {
+	for _, path := range []string{jwksPath, discoveryPath, oauthMetadataPath, openapiPath, docsPath} {
 		first := ts.wantOK(path, ts.do("GET", path, "", nil))
 		etag := first.header.Get("ETag")
 		want(t, "ETag is quoted", regexp.MustCompile(`^"[^"]+"$`).MatchString(etag),
 			true)
-		want(t, "Content-Type", first.header.Get("Content-Type"),
-			"application/json")
+		kind := "application/json"
+		if path == docsPath {
+			kind = "text/html; charset=utf-8"
+		}
+		want(t, "Content-Type", first.header.Get("Content-Type"), kind)
 		for match, status := range map[string]int{
 			"": 200, `"x"`: 200, strings.Trim(etag, `"`): 200,
 			"*": 304, "TAG": 304, "W/TAG": 304, `"x", TAG`: 304,
@@ -5467,6 +5474,577 @@ func TestShell_ServiceTokens(t *testing.T) {
 	want(t, "validation then", validate(token), `{"valid":false}`)
 }
 
+// === openapi.go ===
+
+// openapiFile is openapi.json with all operations.
+var openapiFile = sync.OnceValue(func() (d apiDocument) {
+	mustOK(json.Unmarshal(openapiSource, &d))
+	return d
+})
+
+// openapiHandled are uses, as "function used", of errors and of functions whose
+// errors never become the answer: the function or its callers see to them.
+var openapiHandled = cells(`
+	authenticated errSuspended   changeBy userOfSession       changeBy errNoSession
+	openSession errChanged       browserByToken errNoSession  browserByToken noSession
+	useBrowserSession errNoSession  logOutBrowser userOfSession  readForm readBody
+	forwardByToken errNoSession  forwardByToken noSession     handleForward errNoSession
+	tokenHandle decodeCanonical  mustLogIn idTokenHint        logoutRequest idTokenHint
+	grantCode exchangeCode       grantRefresh rotate          grantRefresh scopeOf
+	handleIntrospect introspect  handleRevoke revoke          sendCode issueCode`)
+
+// openapiNever is what the code seems to lead to and never does: a superadmin
+// who gets a new password or organisation is still one, only roles can be
+// unknown, handleLogout asks who sends a token only, a GET has no form, and the
+// login form of an application is answered with one only when something is
+// wrong.
+var openapiNever = lines(`
+	PUT /api/v1/auth/users/{id}/org 409 last_superadmin
+	PUT /api/v1/auth/users/{id}/org 422 invalid_role
+	PUT /api/v1/auth/users/{id}/status 422 invalid_role
+	PUT /api/v1/auth/users/{id}/email-verified 409 last_superadmin
+	PUT /api/v1/auth/users/{id}/password 409 last_superadmin
+	POST /api/v1/auth/me/password 409 last_superadmin
+	POST /api/v1/auth/logout 401 token_missing
+	GET /oauth2/authorize 403
+	GET /oauth2/userinfo 400 invalid_request
+	GET /oauth2/userinfo parameter access_token
+	POST /oauth2/forward 200`)
+
+// openapiCode is the source of the program.
+type openapiCode struct {
+	uses   map[*ast.Ident]types.Object
+	bodies map[types.Object]ast.Node // of functions; the values of variables
+	named  map[string]ast.Node       // the same, some by their name
+	answer map[types.Object]ast.Node // of refusals, by the cause
+	met    map[string]bool           // of the exceptions above
+}
+
+func openapiRead() openapiCode {
+	info := types.Info{Uses: map[*ast.Ident]types.Object{}, Defs: map[*ast.Ident]types.Object{}}
+	fset, files := structureParse()
+	conf := types.Config{Error: func(error) {}} // as in TestStructure_Rooms
+	conf.Check("main", fset, files, &info)
+	c := openapiCode{
+		uses:   info.Uses,
+		bodies: map[types.Object]ast.Node{},
+		named:  map[string]ast.Node{},
+		answer: map[types.Object]ast.Node{},
+		met:    map[string]bool{},
+	}
+	add := func(name *ast.Ident, body ast.Node) {
+		c.bodies[info.Defs[name]], c.named[name.Name] = body, body
+	}
+	for _, file := range files {
+		ast.Inspect(file, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.FuncDecl:
+				add(n.Name, n)
+				return false
+			case *ast.ValueSpec:
+				for i, value := range n.Values {
+					add(n.Names[i], value)
+				}
+			}
+			return true
+		})
+	}
+	for _, row := range c.named["refusals"].(*ast.CompositeLit).Elts {
+		if cause, ok := row.(*ast.CompositeLit).Elts[0].(*ast.Ident); ok {
+			c.answer[info.Uses[cause]] = row.(*ast.CompositeLit).Elts[1]
+		}
+	}
+	return c
+}
+
+// isException reports whether a use or a fact is one of the exceptions.
+func (c openapiCode) isException(text string) bool {
+	c.met[text] = slices.Contains(openapiHandled, text) || slices.Contains(openapiNever, text)
+	return c.met[text]
+}
+
+// handlers are the handlers that a function of the route table lists and then
+// appends from others, in this order.
+func (c openapiCode) handlers(table ast.Node) (handlers []ast.Node) {
+	ast.Inspect(table, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.CompositeLit:
+			if n.Type == nil {
+				handlers = append(handlers, n.Elts[3])
+			}
+		case *ast.SelectorExpr:
+			if strings.HasSuffix(n.Sel.Name, "Routes") {
+				handlers = append(handlers, c.handlers(c.bodies[c.uses[n.Sel]])...)
+			}
+		}
+		return true
+	})
+	return handlers
+}
+
+// openapiKey is the method and path under which the document has a pattern of
+// the mux. One without a method takes any, and is there as GET.
+func openapiKey(pattern string) (method, path string) {
+	method, path, ok := strings.Cut(pattern, " ")
+	if !ok {
+		return "GET", pattern
+	}
+	return method, path
+}
+
+// openapiWalk is what a handler leads to.
+type openapiWalk struct {
+	openapiCode
+	seen    map[ast.Node]bool
+	refused []*apiError
+	facts   map[string]bool // such as "303" and "member email required"
+}
+
+// openapiText is a literal or the number of an http.Status…, and "" for any
+// other expression.
+func openapiText(e ast.Expr) string {
+	if name, ok := strings.CutPrefix(types.ExprString(e), "http.Status"); ok {
+		for status := range 600 {
+			if strings.ReplaceAll(http.StatusText(status), " ", "") == name {
+				return strconv.Itoa(status)
+			}
+		}
+	}
+	literal, ok := e.(*ast.BasicLit)
+	if !ok {
+		return ""
+	}
+	if text, err := strconv.Unquote(literal.Value); err == nil {
+		return text
+	}
+	return literal.Value
+}
+
+// walk follows every name in the body of a function or value once.
+func (w *openapiWalk) walk(in string, body ast.Node) {
+	if body == nil || w.seen[body] {
+		return
+	}
+	w.seen[body] = true
+	ast.Inspect(body, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.CompositeLit:
+			w.literal(n)
+		case *ast.SwitchStmt: // over the names of a query
+			if n.Tag != nil && types.ExprString(n.Tag) == "name" {
+				w.names(n.Body.List)
+			}
+		case *ast.CallExpr:
+			name := types.ExprString(n.Fun)
+			w.call(name[strings.LastIndex(name, ".")+1:], n.Args)
+			return name != "errors.Is" // which answers nothing
+		case *ast.Ident:
+			used := w.uses[n]
+			if function, ok := used.(*types.Func); ok {
+				used = function.Origin()
+			}
+			if !w.isException(in+" "+n.Name) && n.Name != "answerTo" && n.Name != "refuse" {
+				w.walk(n.Name, w.answer[used])
+				w.walk(n.Name, w.bodies[used])
+			}
+		}
+		return true
+	})
+}
+
+// names notes the cases of a switch over the names of parameters.
+func (w *openapiWalk) names(cases []ast.Stmt) {
+	for _, one := range cases {
+		for _, name := range one.(*ast.CaseClause).List {
+			w.facts["parameter "+openapiText(name)] = true
+		}
+	}
+}
+
+// literal notes an apiError.
+func (w *openapiWalk) literal(n *ast.CompositeLit) {
+	if n.Type == nil || types.ExprString(n.Type) != "apiError" {
+		return
+	}
+	member := map[string]string{}
+	for _, e := range n.Elts {
+		pair := e.(*ast.KeyValueExpr)
+		member[types.ExprString(pair.Key)] = openapiText(pair.Value)
+	}
+	if status, err := strconv.Atoi(member["status"]); err == nil {
+		w.refused = append(w.refused, &apiError{
+			status: status, code: member["code"], challenge: member["challenge"]})
+	}
+}
+
+// call notes what a call says of the input and of the answer.
+func (w *openapiWalk) call(name string, args []ast.Expr) {
+	text := func(i int) string { return openapiText(args[i]) }
+	switch name {
+	case "refusal":
+		w.refused = append(w.refused, refusal(must(strconv.Atoi(text(0))), text(1), ""))
+	case "need":
+		w.facts["member "+text(0)+" required"] = true
+	case "needOrBare":
+		w.facts["member "+text(0)+" required or bare"] = true
+	case "maybe":
+		w.facts["member "+text(0)] = true
+	case "Get", "Has": // of a form or query, whose names are in lower case
+		if name := text(0); name != "" && name == strings.ToLower(name) {
+			w.facts["parameter "+name] = true
+		}
+	case "oneOf", "queryNumber":
+		w.facts["parameter "+text(1)] = true
+	case "writeDocument", "writeJSON", "streamList", "writePage":
+		w.facts["200"] = true
+	case "writeBody":
+		w.facts[text(1)] = true
+	}
+}
+
+// factsOf are what the code says of a route: parameters and members of the
+// body, statuses and the codes of errors.
+func (c openapiCode) factsOf(ts *testServer, rt route, handler ast.Node) (facts []string) {
+	w := openapiWalk{c, map[ast.Node]bool{}, []*apiError{errInternal}, map[string]bool{}}
+	w.walk("", handler)
+	if rt.need != public {
+		w.walk("authenticate", c.named["authenticate"])
+	}
+	if rt.need != public && rt.need != permSelf {
+		w.refused = append(w.refused, errRoleTooLow)
+	}
+	r := &http.Request{Header: http.Header{}}
+	if strings.Contains(rt.pattern, forwardPath) { // where browsers ask
+		r.Header.Set("Accept", "text/html")
+	}
+	for _, e := range w.refused {
+		rec := httptest.NewRecorder()
+		rt.kind.fail(&exchange{ResponseWriter: rec, s: ts.srv, r: r, route: &rt}, e)
+		var body map[string]any
+		json.Unmarshal(rec.Body.Bytes(), &body)
+		code, _ := cmp.Or(body["code"], body["error"]).(string)
+		w.facts[strings.TrimSpace(fmt.Sprint(rec.Code, " ", code))] = true
+	}
+	for _, m := range regexp.MustCompile(`{(\w+)}`).FindAllStringSubmatch(rt.pattern, -1) {
+		w.facts["path "+m[1]] = true
+	}
+	attribute := userAttributes[rt.pattern[strings.LastIndex(rt.pattern, "/")+1:]] // whose name is no literal
+	delete(w.facts, "")
+	for fact := range w.facts {
+		fact = strings.Replace(fact, "member  ", "member "+attribute.member+" ", 1)
+		if !c.isException(rt.pattern + " " + fact) {
+			facts = append(facts, fact)
+		}
+	}
+	return facts
+}
+
+// openapiAt is what a path of names leads to in the document, or nil.
+func openapiAt(node any, names ...string) any {
+	for _, name := range names {
+		node = openapiFile().follow(node)[name]
+	}
+	return node
+}
+
+// openapiCodes are the codes of errors that a body can have.
+func openapiCodes(content any) (codes []any) {
+	all, _ := openapiAt(content, "schema", "allOf").([]any)
+	for _, part := range all {
+		for _, name := range []string{"code", "error"} {
+			more, _ := openapiAt(part, "properties", name, "enum").([]any)
+			codes = append(codes, more...)
+		}
+	}
+	return codes
+}
+
+// openapiFacts are what the document says of an operation, in the same words.
+func openapiFacts(operation apiNode) (facts []string) {
+	parameters, _ := operation["parameters"].([]any)
+	for _, p := range parameters {
+		in := strings.Replace(openapiAt(p, "in").(string), "query", "parameter", 1)
+		facts = append(facts, in+" "+openapiAt(p, "name").(string))
+	}
+	content, _ := openapiAt(operation["requestBody"], "content").(apiNode)
+	for kind, body := range content {
+		schema, bare := openapiFile().follow(openapiAt(body, "schema")), ""
+		if either, ok := schema["oneOf"].([]any); ok {
+			schema, bare = openapiFile().follow(either[0]), " or bare"
+		}
+		for _, m := range docsMembers(schema) {
+			switch {
+			case kind != "application/json":
+				facts = append(facts, "parameter "+m.Name)
+			case m.Required:
+				facts = append(facts, "member "+m.Name+" required"+bare)
+			default:
+				facts = append(facts, "member "+m.Name)
+			}
+		}
+	}
+	for status, response := range operation["responses"].(apiNode) {
+		codes := 0
+		content, _ := openapiAt(response, "content").(apiNode)
+		for _, body := range content {
+			for _, code := range openapiCodes(body) {
+				codes++
+				facts = append(facts, status+" "+code.(string))
+			}
+		}
+		if codes == 0 {
+			facts = append(facts, status)
+		}
+	}
+	return facts
+}
+
+// TestOpenAPI_IsTheCode: the document has the routes, and of each what its
+// handler reads and what it can answer, found by following the code.
+func TestOpenAPI_IsTheCode(t *testing.T) {
+	t.Parallel()
+	ts, code := newTestServer(t, providerClients), openapiRead()
+	var described, patterns []string
+	for path, methods := range openapiFile().Paths {
+		for method := range methods {
+			described = append(described, strings.ToUpper(method)+" "+path)
+		}
+	}
+	handlers, read := code.handlers(code.named["routeTable"]), map[string][]string{} // by GET of the path
+	for i, rt := range ts.srv.routeTable() {
+		method, path := openapiKey(rt.pattern)
+		patterns = append(patterns, method+" "+path)
+		facts := code.factsOf(ts, rt, handlers[i])
+		if method == "GET" {
+			read[path] = facts
+		}
+		t.Run(rt.pattern, func(t *testing.T) {
+			operation := openapiFile().Paths[path][strings.ToLower(method)]
+			if operation == nil {
+				t.Fatal("it is not in the document")
+			}
+			if openapiAt(operation["responses"], "303", "description") == "To the same as GET" {
+				isOther := func(fact string) bool { return !strings.HasPrefix(fact, "parameter ") }
+				facts = append(facts, slices.DeleteFunc(slices.Clone(read[path]), isOther)...)
+			}
+			structureSame(t, "the document says", openapiFacts(operation), facts)
+			bearer := fmt.Sprint(operation["security"]) == "[map[bearer:[]]]"
+			want(t, "needs a bearer", bearer, rt.need != public)
+		})
+	}
+	structureSame(t, "operation", described, patterns)
+	for _, exception := range slices.Concat(openapiHandled, openapiNever) {
+		want(t, "the exception is needed: "+exception, code.met[exception], true)
+	}
+}
+
+// TestOpenAPI_Served: the document is of this server: its title, version and
+// address, and the operations that it has. Every reference leads somewhere, and
+// every operation has an id that generators can make a name of.
+func TestOpenAPI_Served(t *testing.T) {
+	t.Parallel()
+	for path, options := range map[string][]func(*config){"": nil, "/auth": {providerClients, forwardDomain}} {
+		t.Run("issuer "+path, func(t *testing.T) {
+			ts := newTestServer(t, append(options, func(c *config) {
+				c.issuer, c.apiTitle, c.apiVersion = "https://id.example.com"+path+"/", "Ours <i>", "7.1"
+			})...)
+			served := ts.wantOK("document", ts.do("GET", openapiPath, "", nil, "Host: evil.example"))
+			wantText(t, "document", served.body, `{"openapi":"3.1.0","info":{`,
+				`"title":"Ours \u003ci\u003e","version":"7.1"`,
+				`"servers":[{"url":"https://id.example.com`+path+`"}]`)
+			var d apiDocument
+			mustOK(json.Unmarshal([]byte(served.body), &d))
+			var operations, routes, ids []string
+			for path, methods := range d.Paths {
+				for method, operation := range methods {
+					operations = append(operations, strings.ToUpper(method)+" "+path)
+					id := operation["operationId"].(string)
+					want(t, id+" is a name", regexp.MustCompile(`^[a-z][A-Za-z]+$`).MatchString(id), true)
+					want(t, id+" is taken", slices.Contains(ids, id), false)
+					ids = append(ids, id)
+				}
+			}
+			for pattern := range ts.srv.routes {
+				method, path := openapiKey(pattern)
+				routes = append(routes, method+" "+path)
+			}
+			structureSame(t, "operation", operations, routes)
+			for _, m := range regexp.MustCompile(`"\$ref":"([^"]*)"`).FindAllStringSubmatch(served.body, -1) {
+				want(t, m[1]+" leads nowhere", d.follow(apiNode{"$ref": m[1]}) == nil, false)
+			}
+			page := ts.wantOK("page", ts.do("GET", docsPath, "", nil))
+			wantText(t, "page", page.body, "<h1>Ours &lt;i&gt;", `href="openapi.json"`,
+				"'https://id.example.com"+path+"/api/v1/")
+			for _, id := range ids {
+				wantText(t, "page", page.body, `<details id="`+id+`">`)
+			}
+			links := regexp.MustCompile(`href="#([^"]*)"`).FindAllStringSubmatch(page.body, -1)
+			for _, link := range links {
+				wantText(t, "page", page.body, ` id="`+link[1]+`"`)
+			}
+			want(t, "has links", len(links) > 50, true)
+			want(t, "scripts", strings.Count(strings.ToLower(page.body), "<script"), 0)
+		})
+	}
+}
+
+// TestOpenAPI_ReadmeAgrees: the statuses of the README's table are in the
+// document.
+func TestOpenAPI_ReadmeAgrees(t *testing.T) {
+	t.Parallel()
+	row := regexp.MustCompile("(?m)^\\| (any|[A-Z]+) \\| `(\\S+)` \\| [a-z]+ \\| ([^`?\n]*)")
+	for _, m := range row.FindAllStringSubmatch(structureRead(t, "README.md"), -1) {
+		for _, status := range regexp.MustCompile(`\b[2-5]\d\d\b`).FindAllString(m[3], -1) {
+			method := strings.Replace(strings.ToLower(m[1]), "any", "get", 1)
+			operation := openapiFile().Paths[m[2]][method]
+			want(t, m[1]+" "+m[2]+" has "+status, openapiAt(operation, "responses", status) != nil, true)
+		}
+	}
+}
+
+// openapiFault is what is wrong with a value by a schema, as far as this
+// document uses JSON Schema, or "". Members that are not in the schema are
+// faults.
+func openapiFault(node, value any) string {
+	schema := openapiFile().follow(node)
+	all, _ := schema["allOf"].([]any)
+	for _, part := range all {
+		if fault := openapiFault(part, value); fault != "" {
+			return fault
+		}
+	}
+	if either, ok := schema["oneOf"].([]any); ok {
+		fits := func(one any) bool { return openapiFault(one, value) == "" }
+		if !slices.ContainsFunc(either, fits) {
+			return fmt.Sprintf("%v is none of %v", value, either)
+		}
+		return ""
+	}
+	enum, limited := schema["enum"].([]any)
+	if limited && !slices.Contains(enum, value) {
+		return fmt.Sprintf("%v is not in %v", value, enum)
+	}
+	if constant, ok := schema["const"]; ok && constant != value {
+		return fmt.Sprintf("%v is not %v", value, constant)
+	}
+	kinds := map[string]string{"string": "string", "float64": "integer", "bool": "boolean", "<nil>": "null",
+		"[]interface {}": "array", "map[string]interface {}": "object"}
+	kind := kinds[fmt.Sprintf("%T", value)]
+	if schema["type"] != nil && schema["type"] != kind {
+		return fmt.Sprintf("%v is no %v", value, schema["type"])
+	}
+	items, _ := value.([]any)
+	for _, item := range items {
+		if fault := openapiFault(schema["items"], item); fault != "" {
+			return fault
+		}
+	}
+	object, _ := value.(map[string]any)
+	properties, _ := schema["properties"].(apiNode)
+	for _, m := range docsMembers(schema) {
+		if value, ok := object[m.Name]; ok {
+			if fault := openapiFault(m.Schema, value); fault != "" {
+				return m.Name + ": " + fault
+			}
+		} else if m.Required && kind == "object" {
+			return m.Name + " is missing"
+		}
+	}
+	closed := schema["type"] != nil && properties != nil && schema["additionalProperties"] != true
+	for name := range object {
+		if closed && properties[name] == nil {
+			return name + " is unknown"
+		}
+	}
+	return ""
+}
+
+// wantDescribed checks an answer of a documented operation, whatever the test
+// is about that asked: its status, its type and its body are in the document,
+// and it has the headers that the document calls required.
+func (ts *testServer) wantDescribed(r *http.Request, a answer) {
+	ts.Helper()
+	if ts.srv == nil || a.text("code") == "not_found" || a.status == 405 {
+		return
+	}
+	_, pattern := ts.srv.mux.Handler(r)
+	method, path := openapiKey(pattern)
+	operation := openapiFile().Paths[path][strings.ToLower(method)]
+	if operation == nil {
+		return
+	}
+	response := openapiFile().follow(openapiAt(operation, "responses", fmt.Sprint(a.status)))
+	headers, _ := response["headers"].(apiNode)
+	for name, header := range headers {
+		there := a.header.Values(name) != nil
+		want(ts, pattern+": lacks "+name, header.(apiNode)["required"] == true && !there, false)
+	}
+	content, _ := response["content"].(apiNode)
+	kind, _, _ := mime.ParseMediaType(a.header.Get("Content-Type"))
+	switch {
+	case response == nil:
+		ts.Errorf("%s answers %d, which the document does not have", pattern, a.status)
+	case content == nil:
+		want(ts, pattern+": type", kind, "")
+	case content[kind] == nil:
+		ts.Errorf("%s answers %d with %s, which the document does not have", pattern, a.status, kind)
+	case strings.HasSuffix(kind, "json") && r.Method != "HEAD":
+		var value any
+		mustOK(json.Unmarshal([]byte(a.body), &value))
+		fault := openapiFault(openapiAt(content[kind], "schema"), value)
+		want(ts, fmt.Sprint(pattern, " ", a.status, ": fault of the body"), fault, "")
+	}
+}
+
+// openapiWords are the words of a command; $TOKEN stands for the token.
+func openapiWords(command, token string) (words []string) {
+	word := regexp.MustCompile(`'([^']*)'|"([^"]*)"|(\S+)`)
+	for _, m := range word.FindAllStringSubmatch(command, -1) {
+		words = append(words, strings.Replace(m[1]+m[2]+m[3], "$TOKEN", token, 1))
+	}
+	return words
+}
+
+// TestOpenAPI_Commands: every command of the page does something that the
+// operation describes, and its body is read: the decoder finds fault neither
+// with the example nor, when a member of another type takes its place, with
+// anything but that member.
+func TestOpenAPI_Commands(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t, providerClients, forwardDomain, unthrottled)
+	page := ts.wantOK("page", ts.do("GET", docsPath, "", nil))
+	commands := regexp.MustCompile(`<pre>(curl .*)</pre>`).FindAllStringSubmatch(page.body, -1)
+	want(t, "commands", len(commands), len(ts.srv.routeTable()))
+	admin := ts.mustAdmin()
+	for _, m := range commands {
+		command := html.UnescapeString(m[1])
+		t.Run(command[:min(70, len(command))], func(t *testing.T) {
+			ts, w := ts.in(t), openapiWords(command, admin)
+			method, path, headers, body := w[2], strings.TrimPrefix(w[3], ts.cfg.issuer), []string{}, ""
+			for i := 4; i < len(w); i += 2 {
+				if w[i] == "-H" {
+					headers = append(headers, w[i+1])
+				} else {
+					body = w[i+1]
+				}
+			}
+			a := ts.do(method, path, "", body, headers...)
+			if a.status == 415 || a.status == 422 || a.text("error") == "invalid_request" || a.status >= 500 {
+				t.Errorf("the example gets %d %s", a.status, a.body)
+			}
+			var members object
+			json.Unmarshal([]byte(body), &members)
+			for name := range members {
+				other := maps.Clone(members)
+				other[name] = object{}
+				a := ts.do(method, path, "", other, headers...)
+				ts.wantProblem(name+" of another type", a, 422, "invalid_field")
+				want(t, "field", a.text("field"), name)
+			}
+		})
+	}
+}
+
 // === authorize.go, pages.go ===
 
 const (
@@ -7116,7 +7694,8 @@ func TestOIDC_ProviderDiscovery(t *testing.T) {
 			authorization_response_iss_parameter_supported  true
 			claims_parameter_supported                      false
 			request_parameter_supported                     false
-			request_uri_parameter_supported                 false`) {
+			request_uri_parameter_supported                 false
+			service_documentation                           BASE/docs`) {
 			c := columns(strings.NewReplacer("ISSUER", issuer, "BASE", base).Replace(line))
 			want(t, c[0], fmt.Sprint(a.json[c[0]]), c[1])
 			delete(a.json, c[0])
@@ -9168,10 +9747,8 @@ func TestMetrics_CountingAllocatesNothing(t *testing.T) {
 		r.Header.Set("If-None-Match", etag)
 		return testing.AllocsPerRun(200, func() { ts.srv.ServeHTTP(metricsDiscard{}, r) })
 	}
-	for _, path := range []string{jwksPath, discoveryPath} {
-		for _, etag := range []string{"", "*"} {
-			want(t, path+" "+etag, cost(on, path, etag), cost(off, path, etag))
-		}
+	for _, etag := range []string{"", "*"} {
+		want(t, "key set "+etag, cost(on, jwksPath, etag), cost(off, jwksPath, etag))
 	}
 	x := &exchange{r: must(http.NewRequest("GET", healthPath, nil)), status: 503}
 	x.r.Pattern = "GET " + healthPath
@@ -10492,8 +11069,10 @@ var structureFloors = map[string]int{
 	"passwords.go":     5,
 	"http.go":          6,
 	"body.go":          7,
+	"html.go":          7,
 	"oidc.go":          7,
-	"pages.go":         7,
+	"openapi.go":       8,
+	"pages.go":         8,
 	"metrics.go":       7,
 	"admin.go":         8,
 	"groups.go":        9,
@@ -10516,6 +11095,7 @@ var structureRooms = map[string]string{
 	"groups":        "groups.go",
 	"metrics":       "metrics.go",
 	"mldsa":         "mldsa.go nomldsa.go",
+	"openapi":       "openapi.go openapi.json",
 	"provider":      "clients.go pages.go authorize.go logout.go token.go provider.go",
 	"servicetokens": "servicetokens.go",
 }
@@ -10538,7 +11118,7 @@ var structureOnly = map[string]string{
 	"crypto/tls":                 "main.go",
 	"golang.org/x/crypto/bcrypt": "passwords.go",
 	"net/http":                   "http.go body.go oidc.go pages.go admin.go handlers.go authorize.go token.go forwardauth.go metrics.go routes.go main.go",
-	"html/template":              "pages.go",
+	"html/template":              "pages.go openapi.go",
 	"text/template":              "",
 
 	"crypto/md5":     "",
@@ -10651,7 +11231,8 @@ func TestStructure_RoomsOwnTheirTools(t *testing.T) {
 				check(n, in, types.ExprString(n))
 				check(n, in, "."+n.Sel.Name)
 			case *ast.ValueSpec:
-				isFixed := n.Values != nil && fixed.MatchString(types.ExprString(n.Values[0]))
+				isFixed := n.Names[0].Name == "openapiSource" // go:embed fills it
+				isFixed = isFixed || n.Values != nil && fixed.MatchString(types.ExprString(n.Values[0]))
 				if kind == token.VAR && !isFixed {
 					t.Errorf("%s: %s is no error, table or regexp", fset.Position(n.Pos()), n.Names[0])
 				}

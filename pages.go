@@ -1,37 +1,26 @@
 package main
 
 // This file is the pages that people see and the forms that come back: their
-// markup, style and headers. What they say is up to the files above. Pages have
+// markup and style. What they say is up to the files above. Pages have
 // no script and nothing from elsewhere, work without their style, and show our
 // host, so that people see where they type their password. Every text of a
 // request goes through html/template, which escapes it for its place.
 
 import (
-	"crypto/sha256"
-	"encoding/base64"
 	"html/template"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
 )
 
-// pageStyle holds for light and dark, from 320 pixels on. System fonts and
-// colours of enough contrast (WCAG 2.2, 1.4.3).
-const pageStyle = `
-:root { color-scheme: light dark; --back: #f3f4f6; --card: #fff; --text: #1c2430; --soft: #566070;
-	--line: #8a93a2; --main: #1d4ed8; --onmain: #fff; --bad: #b42318; --badback: #fef3f2; }
-@media (prefers-color-scheme: dark) { :root { --back: #12161d; --card: #1b212b; --text: #e8ebf0;
-	--soft: #a3adbb; --line: #6b7686; --main: #8ab4ff; --onmain: #10203f; --bad: #ffb4ab;
-	--badback: #3a1f1d; } }
-* { box-sizing: border-box; }
-body { margin: 0; min-height: 100vh; display: flex; align-items: center; justify-content: center;
-	padding: 1rem; background: var(--back); color: var(--text);
-	font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+// pageStyle is for pages of one card, from 320 pixels on, in system fonts.
+const pageStyle = htmlColours + `
+body { min-height: 100vh; display: flex; align-items: center; justify-content: center; padding: 1rem; }
 main { width: 100%; max-width: 25rem; padding: 2rem; background: var(--card); border-radius: .75rem;
 	box-shadow: 0 1px 3px rgb(0 0 0 / .2); overflow-wrap: anywhere; }
 h1 { margin: 0 0 .25rem; font-size: 1.375rem; line-height: 1.3; }
 p { margin: 0 0 1rem; }
-.soft { color: var(--soft); }
 .host { margin: 1.5rem 0 0; padding-top: 1rem; font-size: .875rem;
 	border-top: 1px solid color-mix(in srgb, var(--line) 40%, transparent); }
 form + .link { margin: 1rem 0 0; }
@@ -44,8 +33,6 @@ button { width: 100%; margin-top: 1.25rem; padding: .625rem 1rem; font: inherit;
 	color: var(--onmain); background: var(--main); border: 1px solid var(--main); border-radius: .5rem;
 	cursor: pointer; }
 button.other { margin-top: .75rem; color: var(--text); background: transparent; border-color: var(--line); }
-a { color: var(--main); }
-:focus-visible { outline: 3px solid color-mix(in srgb, var(--main) 60%, transparent); outline-offset: 2px; }
 @media (max-width: 24rem) { body { align-items: flex-start; } main { padding: 1.25rem; } }
 `
 
@@ -119,13 +106,7 @@ type page struct {
 	Style       template.CSS // pageStyle
 }
 
-// writePage writes a page that no other page can frame (clickjacking) and in
-// which no script runs; no-store is on every answer (newServer). The style is
-// allowed by its hash. There is deliberately no form-action: browsers apply it
-// to every redirect that follows a form, those of the client's own site among
-// them. The policy for Referer is same-origin, because with no-referrer
-// browsers send "Origin: null" with our own forms, and ownForm would refuse
-// them.
+// writePage writes a page.
 func (s *server) writePage(x *exchange, status int, p page) error {
 	issuer, _ := url.Parse(s.cfg.issuer) // checked by loadConfig
 	p.Host, p.Style = issuer.Host, pageStyle
@@ -133,13 +114,7 @@ func (s *server) writePage(x *exchange, status int, p page) error {
 	if err := pageTemplate.Execute(&body, p); err != nil {
 		return err
 	}
-	sum := sha256.Sum256([]byte(pageStyle))
-	h := x.Header()
-	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'sha256-"+
-		base64.StdEncoding.EncodeToString(sum[:])+"'; img-src data:; base-uri 'none'; frame-ancestors 'none'")
-	h.Set("Referrer-Policy", "same-origin")
-	h.Set("X-Frame-Options", "DENY")
+	maps.Copy(x.Header(), htmlHeader(pageStyle))
 	writeBody(x, status, []byte(body.String()))
 	return nil
 }

@@ -70,6 +70,7 @@ func (s *server) describeProvider(m map[string]any) {
 		"authorization_response_iss_parameter_supported": true,
 		"claims_parameter_supported":                     false,
 		"request_parameter_supported":                    false,
-		"request_uri_parameter_supported":                false, // absent means true
+		"request_uri_parameter_supported":                false,           // absent means true
+		"service_documentation":                          base + docsPath, // room: openapi
 	})
 }

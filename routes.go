@@ -30,6 +30,7 @@ func newServer(cfg *config, st *store, keys *keyring, h *hasher, now func() time
 		idPrefix: strings.ToLower(rand.Text()[:8]),
 
 		clientOrigins: slices.Clone(cfg.corsOrigins),
+		signpost:      discoveryPath,
 		unrouted:      &route{kind: &routeKind{fail: writeProblem}},
 		always: http.Header{
 			"Cache-Control":           {"no-store"}, // RFC 6749 section 5.1: any answer may concern a token
@@ -37,6 +38,7 @@ func newServer(cfg *config, st *store, keys *keyring, h *hasher, now func() time
 			"Content-Security-Policy": {"default-src 'none'"},
 		},
 	}
+	s.signpost = openapiPath                                            // room: openapi
 	s.clientOrigins = append(s.clientOrigins, cfg.clients.origins()...) // room: provider
 	s.describe = s.describeProvider                                     // room: provider
 	s.meter()                                                           // room: metrics
@@ -90,6 +92,9 @@ func (s *server) routeTable() []route {
 		{"POST " + servicePath, permUsersEdit, api, s.handleMakeService},              // room: servicetokens
 		{"POST " + servicePath + "/validate", public, api, s.handleCheckService},      // room: servicetokens
 		{"DELETE " + servicePath + "/{name}", permUsersEdit, api, s.handleEndService}, // room: servicetokens
+
+		{"GET " + openapiPath, public, document, serveOnce(s.makeOpenAPI)}, // room: openapi
+		{"GET " + docsPath, public, document, serveOnce(s.makeDocs)},       // room: openapi
 
 		{"GET " + jwksPath, public, document, s.handleJWKS},
 		{"GET " + discoveryPath, public, document, s.handleDiscovery},

@@ -51,8 +51,9 @@ type shellOptions struct {
 
 // command is what a name of the command line stands for.
 type command struct {
-	words int // that follow the name
-	run   func(ctx context.Context, p process, cfg *config, line commandLine) error
+	words     int  // that follow the name
+	anyConfig bool // also one that is not usable, because another is being made
+	run       func(ctx context.Context, p process, cfg *config, line commandLine) error
 }
 
 // parseCommandLine takes options before, between and after the words; the word
@@ -308,7 +309,7 @@ func inShell(words int, do func(*shell) error) command {
 		}
 		return err
 	}
-	return command{words, run}
+	return command{words, false, run}
 }
 
 // inRoom makes a command of a function of a file below this one.
