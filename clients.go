@@ -131,8 +131,8 @@ func (all oidcClients) checkBeside(algorithm string, anybodyRegisters bool, faul
 
 // check is the part of one client; fault puts its name in front.
 func (c *oidcClient) check(reserved []string, fault func(string)) {
-	if !clientID.MatchString(c.id) {
-		fault(" must be called by 1 to 100 letters, digits, dots, dashes and underscores")
+	if err := checkClientID(c.id); err != nil {
+		fault(" " + err.Error())
 	}
 	// The audience of id_tokens is the client's name. They would be taken for
 	// other tokens if that had the same.
@@ -183,6 +183,13 @@ func (all oidcClients) dump(w io.Writer, section string) {
 			}
 		}
 	}
+}
+
+func checkClientID(id string) error {
+	if !clientID.MatchString(id) {
+		return errors.New("must be called by 1 to 100 letters, digits, dots, dashes and underscores")
+	}
+	return nil
 }
 
 // checkClientSecret leaves only characters that form-encoding does not change:

@@ -10949,6 +10949,22 @@ func TestShell_Refusals(t *testing.T) {
 	ts.mustLogin("ada@example.com", userPassword)
 }
 
+// TestShell_ClientSecret: the secret can be made while the configuration still
+// lacks it, and the block that is printed is one that the server takes.
+func TestShell_ClientSecret(t *testing.T) {
+	t.Parallel()
+	lacking := configFile(t, `oidc: {clients: {app: {secret: "${ENV:NOT_YET}"}}}`)
+	secret := func(name string) (code int, out, errOut string) {
+		return runLine(time.Now, nil, "", "-config "+lacking+" client secret "+name)
+	}
+	code, block, errOut := secret("app.1")
+	want(t, "exit status: "+errOut, code, 0)
+	want(t, "client", must(loadConfig(configFile(t, block), nil)).clients["app.1"].public(), false)
+	code, _, errOut = secret("a/b")
+	want(t, "exit status of a bad name", code, 2)
+	wantText(t, "message", errOut, "must be called by 1 to 100 letters")
+}
+
 // TestShell_ListIsSafeToShow: adopted databases can hold anything, and no
 // column of it reaches the terminal as a control character.
 func TestShell_ListIsSafeToShow(t *testing.T) {

@@ -495,6 +495,13 @@ func (sh *shell) printRow(u user) {
 // runClientSecret prints a new secret of a client and what to paste into
 // application.yaml. It stores nothing.
 func runClientSecret(_ context.Context, p process, _ *config, line commandLine) error {
+	for _, check := range []func(string) error{
+		checkClientID, // room: provider
+	} {
+		if err := check(line.words[0]); err != nil {
+			return usageErrorf("the client %w", err)
+		}
+	}
 	_, err := fmt.Fprintf(p.stdout, `oidc:
   clients:
     %q:

@@ -343,7 +343,7 @@ func (s *server) clientClaims(now time.Time, client *oidcClient, done rotated, s
 
 // grantService answers a service token with a token that every verifier of this
 // server's tokens takes without asking (RFC 6749 section 4.4). It is nobody's
-// session, so no endpoint of this server takes it.
+// session, so nothing under /api takes it, nor does userinfo.
 func (s *server) grantService(x *exchange, c tokenCaller, _ url.Values) error {
 	now, service := s.now(), c.service
 	token, err := signToken(s.keys.current(), now, clientClaims{
@@ -384,8 +384,8 @@ type codeExchange struct {
 // one compare-and-swap: of any number of uses one wins. Client, redirect URI
 // and challenge stand in its WHERE, so a code that was stolen on its way is
 // worth nothing to anybody else (RFC 9700 section 4.5). The session gets a new
-// id: that of the code would be known to whoever saw it. The URI may be left
-// out with PKCE, which says as much (OAuth 2.1).
+// id: that of the code would be known to whoever saw it. With PKCE the URI may
+// be left out, as in OAuth 2.1: the verifier binds the code to the client, too.
 //
 // A second use with everything right means that the code was stolen from the
 // client, or that the client is the thief, so what the first use got ends (RFC
