@@ -4609,7 +4609,7 @@ func TestUsers_WaitingChangesAskAgain(t *testing.T) {
 	off := func(q *queries) error { return q.setSetting(settingRegistration, []byte("false")) }
 	a := overtake(off, "POST /register", "", `{"email":"eve@example.com","password":"battery staple"}`)
 	ts.wantProblem("a registration that waited", a, 403, "registration_disabled")
-	ts.wantAnswers(t, `ADMIN  GET /users?email=eve  -  200  {"users":[],"total":0}`, "ADMIN", admin)
+	ts.wantAnswers(t, `ADMIN  GET /users?email=eve@  -  200  {"users":[],"total":0}`, "ADMIN", admin)
 }
 
 // Of two superadmins who step down in any way at the same time one stays; a
