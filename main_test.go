@@ -87,6 +87,7 @@ import (
 	"testing/synctest"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/crypto/bcrypt"
 	"gopkg.in/yaml.v3"
@@ -11289,13 +11290,13 @@ func TestStructure_Modules(t *testing.T) {
 	want(t, "libc", libc.FindString(modules), libc.FindString(demanded))
 }
 
-// TestStructure_ReadmeTables: the README lists exactly the endpoints, the
-// settings and the files that there are.
+// TestStructure_ReadmeTables: the README lists exactly the endpoints and the
+// files that there are, and docs/settings.md the settings.
 func TestStructure_ReadmeTables(t *testing.T) {
 	t.Parallel()
-	readme := strings.ReplaceAll(structureRead(t, "README.md"), "`", "")
-	rows := func(pattern string) (rows []string) {
-		for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(readme, -1) {
+	rows := func(file, pattern string) (rows []string) {
+		text := strings.ReplaceAll(structureRead(t, file), "`", "")
+		for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1) {
 			rows = append(rows, strings.Join(m[1:], " "))
 		}
 		return rows
@@ -11314,21 +11315,33 @@ func TestStructure_ReadmeTables(t *testing.T) {
 	for _, s := range defaultConfig().settings {
 		settings = append(settings, s.key+" "+s.env+" "+s.text)
 	}
-	endpoint := `(?m)^\| (GET|POST|PUT|DELETE|any) \| (\S+) \| (anyone)?`
-	structureSame(t, "the README has the endpoint", rows(endpoint), routes)
-	setting := `(?m)^\| ([a-z_]+\.\w+) \| ([A-Z][A-Z_0-9]+) \| (.*?) ?\|`
-	structureSame(t, "the README has the setting", rows(setting), settings)
-	structureSame(t, "the README has the file", rows(`\b([a-z_]+\.go)\b`), must(filepath.Glob("*.go")))
+	endpoint := rows("README.md", `(?m)^\| (GET|POST|PUT|DELETE|any) \| (\S+) \| (anyone)?`)
+	structureSame(t, "the README has the endpoint", endpoint, routes)
+	setting := rows("docs/settings.md", `(?m)^\| ([a-z_]+\.\w+) \| ([A-Z][A-Z_0-9]+) \| (.*?) ?\|`)
+	structureSame(t, "docs/settings.md has the setting", setting, settings)
+	_, table, _ := strings.Cut(structureRead(t, "README.md"), "| file | lines |")
+	var files, counts []string
+	for line := range strings.Lines(table) {
+		if c := strings.Split(line, "|"); len(c) > 2 {
+			files = append(files, regexp.MustCompile(`[a-z_]+\.go`).FindAllString(c[1], -1)...)
+			counts = append(counts, regexp.MustCompile(`\d+`).FindAllString(c[2], -1)...)
+		}
+	}
+	structureSame(t, "the README has the file", files, structureFiles())
+	for i, file := range files {
+		lines := strings.Count(structureRead(t, file), "\n")
+		want(t, "lines of "+file, counts[i], strconv.Itoa(lines))
+	}
 }
 
-// TestStructure_ReadmeNames: the README names every event of the log and
-// every code of a problem.
+// TestStructure_ReadmeNames: the README names every code of a problem, and
+// docs/operate.md every event of the log.
 func TestStructure_ReadmeNames(t *testing.T) {
 	t.Parallel()
-	readme, found := structureRead(t, "README.md"), 0
+	named, found := structureRead(t, "README.md")+structureRead(t, "docs/operate.md"), 0
 	code := regexp.MustCompile(`(?:refusal\(\s*\d+,|\bcode:)\s*("\w+")`)
 	event := regexp.MustCompile(`"[a-z]+\.[a-z_]+"`)
-	other := regexp.MustCompile(`"auth\.|"oidc\.|\.pem"`) // settings, files
+	other := regexp.MustCompile(`"auth\.|"oidc\.|"server\.|\.pem"`) // settings, files
 	for _, name := range structureFiles() {
 		text := structureRead(t, name)
 		quoted := event.FindAllString(text, -1)
@@ -11341,8 +11354,7 @@ func TestStructure_ReadmeNames(t *testing.T) {
 			}
 			found++
 			word = strings.ReplaceAll(word, `"`, "`")
-			want(t, name+": the README names "+word, strings.Contains(readme, word),
-				true)
+			want(t, name+": README or docs/operate.md name "+word, strings.Contains(named, word), true)
 		}
 	}
 	if found < 50 {
@@ -11350,31 +11362,61 @@ func TestStructure_ReadmeNames(t *testing.T) {
 	}
 }
 
-// TestStructure_ReadmeTranscript types the README's session into a shell. It
-// prints what the README says, where … is anything.
-func TestStructure_ReadmeTranscript(t *testing.T) {
+// TestStructure_DocsReadable: the README fits its 320 lines, no line but those
+// of tables is wider than 140 characters, and every link leads to a file.
+func TestStructure_DocsReadable(t *testing.T) {
 	t.Parallel()
-	_, session, _ := strings.Cut(structureRead(t, "README.md"), "```console\n")
-	session, _, _ = strings.Cut(session, "```\n")
+	readme := structureRead(t, "README.md")
+	if n := strings.Count(readme, "\n"); n > 320 {
+		t.Errorf("the README has %d lines", n)
+	}
+	docs := must(filepath.Glob("docs/*.md"))
+	for _, name := range append(docs, "README.md") {
+		text := structureRead(t, name)
+		for line := range strings.Lines(text) {
+			if utf8.RuneCountInString(line) > 141 && line[0] != '|' {
+				t.Errorf("%s: wider than 140: %s", name, line)
+			}
+		}
+		for _, m := range regexp.MustCompile(`\]\(([^):#]+)\)`).FindAllStringSubmatch(text, -1) {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(name), m[1])); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	for _, name := range docs {
+		want(t, "the README leads to "+name, strings.Contains(readme, "]("+name+")"), true)
+	}
+}
+
+// TestStructure_ReadmeSession pastes the README's session into each shell that
+// is here. It prints what the README says, where … is anything.
+func TestStructure_ReadmeSession(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Skip(err)
 	}
-	var typed, printed string
-	for line := range strings.Lines(session) {
-		if command, ok := strings.CutPrefix(line, "$ "); ok {
-			typed += command
-		} else {
-			printed += line
-		}
-	}
-	want(t, "the README has a session", strings.Count(printed, "\n") > 6, true)
-	address := strings.TrimPrefix(launch(t, t.TempDir(), nil).client().url, "http://")
-	sh := exec.Command("sh", "-c", strings.ReplaceAll(typed, "localhost:8100", address))
-	sh.Env = []string{"PATH=" + os.Getenv("PATH")}
-	out, err := sh.CombinedOutput()
+	_, rest, _ := strings.Cut(structureRead(t, "README.md"), "```sh session\n")
+	typed, rest, _ := strings.Cut(rest, "```\n")
+	_, rest, _ = strings.Cut(rest, "```json\n")
+	printed, _, _ := strings.Cut(rest, "```\n")
+	want(t, "lines typed and printed", strings.Count(typed, "\n") > 8 && strings.Count(printed, "\n") > 3, true)
 	pattern := "^" + strings.ReplaceAll(regexp.QuoteMeta(printed), "…", ".+") + "$"
-	if err != nil || !regexp.MustCompile(pattern).Match(out) {
-		t.Errorf("the session prints (%v)\n%s\nthe README says\n%s", err, out, printed)
+	for _, name := range []string{"sh", "bash", "zsh"} {
+		t.Run(name, func(t *testing.T) {
+			shell, err := exec.LookPath(name)
+			if err != nil {
+				t.Skip(err)
+			}
+			address := strings.TrimPrefix(launch(t, t.TempDir(), nil).client().url, "http://")
+			sh := exec.Command(shell)
+			sh.Stdin = strings.NewReader(strings.ReplaceAll(typed, "localhost:8100", address))
+			sh.Env = []string{"PATH=" + os.Getenv("PATH")}
+			out, err := sh.CombinedOutput()
+			if err != nil || !regexp.MustCompile(pattern).Match(out) {
+				t.Errorf("the session prints (%v)\n%s\nthe README says\n%s", err, out, printed)
+			}
+		})
 	}
 }
 

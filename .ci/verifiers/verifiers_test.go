@@ -44,6 +44,7 @@ type verifier struct {
 
 var verifiers = []verifier{
 	{"go-oidc", "RS256 ES256", verifyGoOIDC},
+	{"README Go", "RS256 ES256", verifyReadmeGo},
 	{"jose", "RS256 ES256", verifyJose},
 	{"PyJWT", "RS256 ES256", verifyPyJWT},
 	{"circl", "ML-DSA-65 ML-DSA-87", verifyCircl},
@@ -92,7 +93,7 @@ func TestVerifiers_BesideAnAKPKey(t *testing.T) {
 	for !strings.Contains(keySet(from), "AKP") {
 		time.Sleep(10 * time.Millisecond) // the next key is made in the background
 	}
-	for _, v := range verifiers[:3] {
+	for _, v := range verifiers[:4] {
 		t.Run(v.name, func(t *testing.T) {
 			if got, err := v.verify(t, from, token); err != nil || got != email {
 				t.Errorf("the token is %q, %v; want %q", got, err, email)
@@ -115,32 +116,78 @@ func verifyGoOIDC(t *testing.T, from issuer, token string) (string, error) {
 	return claims.Email, err
 }
 
+func verifyReadmeGo(t *testing.T, from issuer, token string) (string, error) {
+	const program = `package main
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+
+	"github.com/coreos/go-oidc/v3/oidc"
+)
+
+func main() {
+	ctx, token := context.Background(), os.Args[1]
+%s	if err != nil {
+		log.Fatal(err)
+	}
+	var claims struct{ Email string }
+	verified.Claims(&claims)
+	fmt.Println(claims.Email)
+}
+`
+	file := t.TempDir() + "/main.go"
+	return shown(from, "go", program, file, "go", "run", file, token)
+}
+
 func verifyJose(t *testing.T, from issuer, token string) (string, error) {
+	const program = `import { createRemoteJWKSet, jwtVerify } from 'jose'
+const token = process.argv[2]
+%sconsole.log(claims.email)
+`
 	dir := os.Getenv("JOSE")
 	if dir == "" {
 		t.Skip("JOSE names no directory with the npm package jose")
 	}
-	return script(from, token, "node", dir+"/verify.mjs")
+	file := dir + "/verify.mjs"
+	return shown(from, "js", program, file, "node", file, token)
 }
 
 func verifyPyJWT(t *testing.T, from issuer, token string) (string, error) {
+	const program = `import sys
+import jwt
+token = sys.argv[1]
+%sprint(claims["email"])
+`
 	python := os.Getenv("PYTHON")
 	if python == "" {
 		t.Skip("PYTHON names no Python with PyJWT")
 	}
-	return script(from, token, python, "verify.py")
+	file := t.TempDir() + "/verify.py"
+	return shown(from, "python", program, file, python, file, token)
 }
 
-// script runs a verifier in another language, which prints the email.
-func script(from issuer, token string, command ...string) (string, error) {
-	run := exec.Command(command[0], command[1:]...)
-	run.Env = append(os.Environ(),
-		"KEYS="+from.keys(),
-		"ISSUER="+from.url,
-		"AUDIENCE="+from.audience,
-		"ALGORITHM="+from.algorithm,
-		"TOKEN="+token)
-	out, err := run.Output()
+// shown puts the README's lines in a language into a program that prints the
+// email, writes it to a file and runs a command. In the lines the issuer and
+// the algorithm are those of the server.
+func shown(from issuer, language, program, file string, command ...string) (string, error) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		return "", err
+	}
+	_, lines, _ := strings.Cut(string(readme), "```"+language+" verify\n")
+	lines, _, found := strings.Cut(lines, "```\n")
+	if !found {
+		return "", errors.New("the README shows no such lines")
+	}
+	lines = strings.ReplaceAll(lines, "http://localhost:8100", from.url)
+	lines = strings.ReplaceAll(lines, "RS256", from.algorithm)
+	if err := os.WriteFile(file, fmt.Appendf(nil, program, lines), 0o600); err != nil {
+		return "", err
+	}
+	out, err := exec.Command(command[0], command[1:]...).Output()
 	if failed := new(exec.ExitError); errors.As(err, &failed) {
 		err = fmt.Errorf("%w: %s", err, failed.Stderr)
 	}
