@@ -144,8 +144,8 @@ type userChange func(actor user, target *user) (userEdit, error)
 // editUser changes one user and returns it as it was and as it is. A user who
 // changes the organisation leaves its groups, whose members are its own. apply
 // decides inside the transaction, on the actor and the target as they are then,
-// and may alter the target's role, organisation, status, password hash and
-// verifiedAt; like every change it may run twice. errNotFound when there is no
+// and may alter the target's role, organisation, status, password hash, name
+// and verifiedAt; like every change it may run twice. errNotFound when there is no
 // such user, errLastSuperadmin when no active superadmin would be left.
 func (s *store) editUser(
 	ctx context.Context, by principal, id string, apply userChange,
@@ -158,12 +158,14 @@ func (s *store) editUser(
 		edit, err := apply(actor, &after)
 		if err == nil {
 			_, err = t.exec(`UPDATE users
-				SET role = $1, org_id = $2, status = $3, password_hash = $4, verified_at = $5 WHERE id = $6`,
+				SET role = $1, org_id = $2, status = $3, password_hash = $4, verified_at = $5, display_name = $6
+				WHERE id = $7`,
 				after.role,
 				after.orgID,
 				after.status,
 				after.passwordHash,
 				after.verifiedAt,
+				after.displayName,
 				id)
 		}
 		if err == nil && after.orgID != before.orgID {

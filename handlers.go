@@ -423,6 +423,26 @@ func (s *server) handleMe(x *exchange, p principal) error {
 	return writeJSON(x, newLoneProfile(p.user))
 }
 
+// handleRename sets the caller's display name.
+func (s *server) handleRename(x *exchange, p principal) error {
+	var name string
+	if err := decode(x, need("display_name", &name)); err != nil {
+		return err
+	}
+	if err := checkName(name, 0, 255); err != nil {
+		return invalidField("display_name", err.Error())
+	}
+	_, u, err := s.store.editUser(x.ctx, p, p.id, func(_ user, target *user) (userEdit, error) {
+		target.displayName = name
+		return userEdit{}, nil
+	})
+	if err != nil {
+		return err
+	}
+	x.event("user.name_changed", "user", p.id)
+	return writeJSON(x, newLoneProfile(u))
+}
+
 // handleChangePassword ends all sessions, the caller's too: anybody else who
 // knew the password is out.
 func (s *server) handleChangePassword(x *exchange, p principal) error {

@@ -3156,6 +3156,7 @@ func TestHTTP_Members(t *testing.T) {
 		POST /login               {"email":"a@b","password":"p"}
 		POST /refresh             {"refresh_token":"x.y"}
 		POST /logout              {"refresh_token?":"x.y","all?":true}
+		PUT /me                   {"display_name":"n"}
 		POST /me/password         {"old_password":"p","new_password":"q"}
 		POST /users               {"email":"a@b","password":"p","display_name?":"n","role?":"r","org_id?":"o"}
 		PUT /users/registration   {"enabled":true}
@@ -4424,6 +4425,53 @@ func TestSessions_BelongToTheirUser(t *testing.T) {
 	ts.wantEnded(oldAccess, refresh)
 }
 
+// Everybody changes the own display name, by the rules of registration, and
+// nothing else of the account. A session that has ended or whose user was
+// suspended when the change has its turn changes nothing.
+func TestMe_OwnName(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	id, token := ts.as("ada@example.com", viewer, defaultOrg)
+	ts.clock.advance(time.Minute)
+	named := func(name string) string { return string(must(json.Marshal(object{"display_name": name}))) }
+	for name, bad := range map[string]bool{
+		"Ada ♥":                  false,
+		strings.Repeat("é", 127): false,
+		"":                       false,
+		strings.Repeat("é", 128): true,
+		"a\nb":                   true,
+		"a\u009bb":               true,
+	} {
+		before := ts.mustAsk("GET /me", token, nil).text("display_name")
+		a := ts.ask("PUT /me", token, named(name))
+		if bad {
+			ts.wantProblem(name, a, 422, "invalid_field")
+			want(t, "field", a.text("field"), "display_name")
+			name = before
+		}
+		want(t, "name afterwards", ts.mustAsk("GET /me", token, nil).text("display_name"), name)
+	}
+	a := ts.mustAsk("PUT /me", token, `{"display_name":"Ada","role":"superadmin","email":"x@y","status":"s"}`)
+	me := ts.mustAsk("GET /me", token, nil)
+	want(t, "answer", a.body, me.body)
+	want(t, "role", me.text("role"), viewer)
+	for _, statement := range []string{
+		`UPDATE users SET status = 'suspended' WHERE id = $1`,
+		`DELETE FROM sessions WHERE user_id = $1`,
+	} {
+		end := func(q *queries) error {
+			_, err := q.exec(statement, id)
+			return err
+		}
+		ts.wantProblem(statement, ts.overtake(end, "PUT /me", token, named("late")), 401, "invalid_token")
+		want(t, "name", must(ts.store.userByID(id)).displayName, "Ada")
+		mustOK(ts.store.change(context.Background(), func(q *queries) error {
+			_, err := q.exec(`UPDATE users SET status = 'active' WHERE id = $1`, id)
+			return err
+		}))
+	}
+}
+
 // The life of a user in the hands of an admin, to the byte.
 func TestUsers_AreAdministered(t *testing.T) {
 	t.Parallel()
@@ -4539,6 +4587,24 @@ func TestUsers_OrgAdminStaysInItsOrganisation(t *testing.T) {
 		ORG    GET /users                -                              403 forbidden`, names...)
 }
 
+// overtake makes the writer busy until the request's change waits behind it,
+// and applies another change first.
+func (ts *testServer) overtake(change func(*queries) error, endpoint, token, body string) answer {
+	busy, free, done := make(chan bool, 10), make(chan bool), make(chan answer, 1)
+	go ts.store.change(context.Background(), func(q *queries) error {
+		busy <- true
+		<-free
+		return change(q)
+	})
+	<-busy
+	go func() { done <- ts.ask(endpoint, token, body) }()
+	for len(done) == 0 && len(ts.store.writer.queue) == 0 {
+		runtime.Gosched()
+	}
+	close(free)
+	return <-done
+}
+
 // Every change asks for rights when its turn comes: an admin who is demoted
 // (to the role in the first column) while it waits changes nothing, and nobody
 // registers once that is turned off.
@@ -4546,23 +4612,6 @@ func TestUsers_WaitingChangesAskAgain(t *testing.T) {
 	t.Parallel()
 	ts := newTestServer(t)
 	admin := ts.mustAdmin()
-	// overtake makes the writer busy until the request's change waits behind
-	// it, and applies another change first.
-	overtake := func(change func(*queries) error, endpoint, token, body string) answer {
-		busy, free, done := make(chan bool, 10), make(chan bool), make(chan answer, 1)
-		go ts.store.change(context.Background(), func(q *queries) error {
-			busy <- true
-			<-free
-			return change(q)
-		})
-		<-busy
-		go func() { done <- ts.ask(endpoint, token, body) }()
-		for len(done) == 0 && len(ts.store.writer.queue) == 0 {
-			runtime.Gosched()
-		}
-		close(free)
-		return <-done
-	}
 	for _, line := range lines(`
 		viewer     POST /users              {"email":"EMAIL.new","password":"battery staple"}
 		viewer     PUT /users/registration  {"enabled":false}
@@ -4601,14 +4650,14 @@ func TestUsers_WaitingChangesAskAgain(t *testing.T) {
 				_, err := q.exec(`UPDATE users SET role = $1 WHERE id = $2`, c[0], actor)
 				return err
 			}
-			a := overtake(demote, c[1], token, c[2])
+			a := ts.overtake(demote, c[1], token, c[2])
 			ts.wantProblem("the change that waited", a, 403, "forbidden")
 			want(t, "users and settings", state(), before)
 			ts.mustLogin(email, userPassword)
 		})
 	}
 	off := func(q *queries) error { return q.setSetting(settingRegistration, []byte("false")) }
-	a := overtake(off, "POST /register", "", `{"email":"eve@example.com","password":"battery staple"}`)
+	a := ts.overtake(off, "POST /register", "", `{"email":"eve@example.com","password":"battery staple"}`)
 	ts.wantProblem("a registration that waited", a, 403, "registration_disabled")
 	ts.wantAnswers(t, `ADMIN  GET /users?email=eve@  -  200  {"users":[],"total":0}`, "ADMIN", admin)
 }
@@ -4853,6 +4902,7 @@ func handlersStory(t *testing.T) (ts *testServer, names, secrets []string) {
 		-       POST /refresh             "REFRESH0"                           401 invalid_token
 		TOKEN2  DELETE /me/sessions/SID1  -                                    200
 		-       POST /logout              {"refresh_token":"REFRESH2"}         200
+		TOKEN3  PUT /me                   {"display_name":"Ada"}               200
 		TOKEN3  POST /me/password         {"old_password":"password one",TWO}  200`, names...)
 	access, _ := keep(ts.mustLogin("ada@example.com", "password two"))
 	ts.wantAnswers(t, `
@@ -4922,6 +4972,7 @@ func TestEvents_AreNamed(t *testing.T) {
 		{"msg":"user.role_changed","user":"ADA","from":"viewer","to":"operator","actor":"BOSS"}
 		{"msg":"user.org_changed","user":"ADA","from":"default","to":"acme","actor":"BOSS"}
 		{"msg":"user.status_changed","user":"ADA","to":"suspended","actor":"BOSS"}
+		{"msg":"user.name_changed","user":"ADA"}
 		{"msg":"user.email_verified","user":"ADA","to":true,"actor":"BOSS"}
 		{"msg":"user.deleted","user":"ADA","actor":"BOSS"}
 		{"msg":"registration.changed","enabled":true,"actor":"BOSS"}
@@ -5505,6 +5556,7 @@ var openapiNever = lines(`
 	PUT /api/v1/auth/users/{id}/status 422 invalid_role
 	PUT /api/v1/auth/users/{id}/email-verified 409 last_superadmin
 	PUT /api/v1/auth/users/{id}/password 409 last_superadmin
+	PUT /api/v1/auth/me 409 last_superadmin
 	POST /api/v1/auth/me/password 409 last_superadmin
 	POST /api/v1/auth/logout 401 token_missing
 	GET /oauth2/authorize 403

@@ -64,6 +64,7 @@ func (s *server) routeTable() []route {
 		{"POST /api/v1/auth/logout", public, api, s.handleLogout},
 
 		{"GET /api/v1/auth/me", permSelf, api, s.handleMe},
+		{"PUT /api/v1/auth/me", permSelf, api, s.handleRename},
 		{"POST /api/v1/auth/me/password", permSelf, api, s.handleChangePassword},
 		{"GET /api/v1/auth/me/sessions", permSelf, api, s.handleSessions},
 		{"DELETE /api/v1/auth/me/sessions/{id}", permSelf, api, s.handleRevokeSession},
