@@ -10,14 +10,18 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -147,7 +151,34 @@ func (s *server) handleListUsers(x *exchange, p principal) error {
 		role:        q.Get("role"),
 		status:      q.Get("status"),
 	}
-	return streamList(x, `{"users":[`, usersWhere(filter), newProfile)
+	if filter.role != "" && !knownRole(filter.role) {
+		return invalidField("role", "must be "+strings.Join(slices.Sorted(maps.Keys(roles)), " or "))
+	}
+	if filter.status != "" {
+		if err := checkStatus(filter.status); err != nil {
+			return err
+		}
+	}
+	return streamList(x, `{"users":[`, usersWhere(filter), newProfile, "email", "role", "status")
+}
+
+// checkQuery refuses a query with another parameter than those that are
+// allowed, or with one twice: a misspelt filter would show what it was to hide.
+func checkQuery(x *exchange, allowed ...string) error {
+	q, err := url.ParseQuery(x.r.URL.RawQuery)
+	if err != nil {
+		return invalidField("query", "is not well encoded")
+	}
+	for _, name := range slices.Sorted(maps.Keys(q)) {
+		if !slices.Contains(allowed, name) {
+			there := cmp.Or(strings.Join(allowed, ", "), "none")
+			return invalidField(cleanText(name), "is no parameter of this path; there are: "+there)
+		}
+		if len(q[name]) > 1 {
+			return invalidField(name, "occurs more than once")
+		}
+	}
+	return nil
 }
 
 // queryNumber parses an optional whole number of a query.
@@ -163,9 +194,14 @@ func queryNumber(q url.Values, name string, lo, hi, absent int64) (int64, error)
 }
 
 // streamList answers with a whole list, or with one page of it by ?limit= and
-// ?after=. head is the answer up to the first row, and body is a row as JSON.
-// Rows go out as they are read.
-func streamList[T, J any](x *exchange, head string, l rowList[T], body func(T) J) error {
+// ?after=. head is the answer up to the first row, body is a row as JSON, and
+// filters are the other parameters. Rows go out as they are read.
+func streamList[T, J any](
+	x *exchange, head string, l rowList[T], body func(T) J, filters ...string,
+) error {
+	if err := checkQuery(x, append(filters, "limit", "after")...); err != nil {
+		return err
+	}
 	q := x.r.URL.Query()
 	after, err := queryNumber(q, "after", 0, math.MaxInt64, 0)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"net/http"
@@ -111,7 +112,7 @@ func readJSON(x *exchange) ([]byte, error) {
 }
 
 // errNotJSON is what checkJSON says of a syntax error. All its texts are fit
-// for clients.
+// for clients: they name the place and quote nothing.
 var errNotJSON = errors.New("not valid JSON")
 
 // checkJSON accepts one JSON document that no two parsers can read
@@ -123,10 +124,10 @@ func checkJSON(data []byte) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber() // 1e999 is JSON, though no float64
 	if err := checkJSONValue(dec, 0); err != nil {
-		return err
+		return fmt.Errorf("%w, near byte %d", err, dec.InputOffset())
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		return errors.New("not valid JSON: text after the document")
+		return fmt.Errorf("%w: text after the document, near byte %d", errNotJSON, dec.InputOffset())
 	}
 	return nil
 }

@@ -265,7 +265,10 @@ func (s *server) writeForwardLogin(x *exchange, host, email string, fault error)
 
 // forwardRoutes are the part of forward auth in the route table.
 func (s *server) forwardRoutes() []route {
-	forward := &routeKind{fail: s.failForward, cors: corsNobody, quiet: true, off: s.cfg.cookieDomain == ""}
+	forward := &routeKind{fail: s.failForward, cors: corsNobody, quiet: true}
+	if s.cfg.cookieDomain == "" {
+		forward.off = "forward_auth.cookie_domain (FORWARD_AUTH_COOKIE_DOMAIN)"
+	}
 	return []route{
 		{forwardAuthPath, public, forward, s.handleForwardAuth},
 		{"GET " + forwardPath, public, forward, s.handleForward},

@@ -80,7 +80,7 @@ func (s *server) handleListGroups(x *exchange, p principal) error {
 	if filter.everyOrg && q.Has("org_id") {
 		filter = userFilter{orgID: q.Get("org_id")}
 	}
-	return streamList(x, `{"groups":[`, groupsWhere(filter), asIs)
+	return streamList(x, `{"groups":[`, groupsWhere(filter), asIs, "org_id")
 }
 
 // handleGetGroup shows a group and, to admins and to its members, who is in

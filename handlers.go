@@ -371,7 +371,8 @@ func (s *server) handleLogout(x *exchange, _ principal) error {
 	}
 	if x.r.Header.Get("Authorization") == "" && (everywhere || token == "") {
 		return invalidField("refresh_token",
-			`is missing; send it, or an access token as bearer, which "all" needs`)
+			`is missing; send {"refresh_token": "…"}, or an access token as bearer; to end all `+
+				`sessions, send {"all": true} with that`)
 	}
 	p, err := s.authenticate(x.r, !everywhere)
 	if err == nil {
@@ -494,6 +495,9 @@ type sessionAnswer struct {
 // handleSessions lists where the caller is logged in, so that a stranger's
 // session can be seen and ended.
 func (s *server) handleSessions(x *exchange, p principal) error {
+	if err := checkQuery(x); err != nil {
+		return err
+	}
 	sessions, err := s.store.sessionsOf(p.id, s.now())
 	if err != nil {
 		return err

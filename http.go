@@ -14,6 +14,7 @@ package main
 // A line in the log follows, but for successes of quiet routes.
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -67,6 +68,7 @@ type server struct {
 
 	mux      *http.ServeMux
 	routes   map[string]*route // by pattern
+	off      map[string]string // the setting that a path needs to become one
 	unrouted *route            // answers what no route takes
 	always   http.Header       // of every answer
 
@@ -95,10 +97,13 @@ type route struct {
 	handle  handler
 }
 
+// path is the pattern without its method.
+func (rt *route) path() string { return rt.pattern[strings.Index(rt.pattern, " ")+1:] }
+
 // routeKind is how a group of routes behaves around its handlers.
 type routeKind struct {
 	cors  corsPolicy
-	off   bool                       // routes of this kind do not exist
+	off   string                     // not "": there are no such routes until this setting is made
 	fail  func(*exchange, *apiError) // writes an error in the form the group's clients expect
 	quiet bool                       // successes are logged at level debug, because machines poll them
 }
@@ -211,15 +216,38 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // already (RFC 9110 section 15.5.6).
 func (s *server) muxRefusal(x *exchange) error {
 	if x.status == 405 {
-		return refusal(405, "method_not_allowed", "This path takes "+x.Header().Get("Allow"))
+		detail := "This path takes " + x.Header().Get("Allow")
+		if x.r.Method == "OPTIONS" {
+			detail += "; the origin of a browser application must be in server.cors_origins (SERVER_CORS_ORIGINS)"
+		}
+		return refusal(405, "method_not_allowed", detail)
 	}
 	base := s.cfg.baseURL()
 	detail := "There is nothing at this path; see " + base + s.signpost + " and " + base + healthPath
 	short, slash := strings.CutSuffix(x.r.URL.Path, "/")
 	if slash && path.Clean(short) == short && s.routeAt(short) != s.unrouted {
 		detail = "There is nothing at this path, but at the same path without the slash at the end"
+	} else if setting := s.off[x.r.URL.Path]; setting != "" {
+		detail = "This path is switched off until the setting " + setting + " is made"
+	} else if likely := s.likelyPath(x.r.URL.Path); likely != "" {
+		detail += "; did you mean " + likely + "?"
 	}
 	return refusal(404, "not_found", detail)
+}
+
+// likelyPath is the path of a route whose last name begins like that of a path
+// that people guessed, without what stands behind a dot; "" when there is none.
+// Of several it is the one with the shortest name.
+func (s *server) likelyPath(guess string) (likely string) {
+	name, _, _ := strings.Cut(path.Base(guess), ".")
+	for _, rt := range s.routes {
+		full := rt.path()
+		better := cmp.Or(cmp.Compare(len(path.Base(full)), len(path.Base(likely))), cmp.Compare(full, likely))
+		if len(name) > 2 && strings.HasPrefix(path.Base(full), name) && (likely == "" || better < 0) {
+			likely = full
+		}
+	}
+	return likely
 }
 
 // routeAt returns a route that has the path, for whatever method, or unrouted.
@@ -282,7 +310,10 @@ func bearerToken(r *http.Request) (string, error) {
 		return "", errTokenMissing
 	}
 	scheme, token, _ := strings.Cut(credentials[0], " ")
-	if len(credentials) > 1 || !strings.EqualFold(scheme, "Bearer") {
+	if !strings.EqualFold(scheme, "Bearer") {
+		return "", errNotBearer
+	}
+	if len(credentials) > 1 {
 		return "", errMalformed
 	}
 	return strings.TrimLeft(token, " "), nil
@@ -318,12 +349,14 @@ func (e *apiError) because(cause error) *apiError {
 
 // The answers that are always the same. 401 has the challenges of RFC 6750
 // section 3; every bad token gets the same answer, except that an expired one
-// says so.
+// says so, and one that is not sent as a bearer.
 var (
 	errTokenMissing = &apiError{status: 401, code: "token_missing", challenge: "Bearer",
 		detail: "This needs an access token: send the header Authorization: Bearer ACCESS_TOKEN"}
 	errInvalidToken = &apiError{status: 401, code: "invalid_token",
 		challenge: `Bearer error="invalid_token"`, detail: "Invalid token"}
+	errNotBearer = &apiError{status: 401, code: "invalid_token", challenge: `Bearer error="invalid_token"`,
+		detail: "Invalid token; send it as Authorization: Bearer ACCESS_TOKEN"}
 	errTokenExpired = &apiError{status: 401, code: "token_expired",
 		challenge: `Bearer error="invalid_token"`, detail: "Token has expired"}
 	errRoleTooLow = &apiError{status: 403, code: "forbidden",

@@ -3276,6 +3276,32 @@ func TestHTTP_StrictJSON(t *testing.T) {
 	}
 }
 
+// TestHTTP_JSONFaultsHaveAPlace: a fault names the byte and quotes nothing of
+// the body, which may hold a password.
+func TestHTTP_JSONFaultsHaveAPlace(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	for body, detail := range map[string]string{
+		`{"email":"a","password":"secret",}`:           "not valid JSON, near byte 33",
+		`{"email":"a" "password":"secret"}`:            "not valid JSON, near byte 13",
+		`{"password":"secret\w"}`:                      "not valid JSON, near byte 12",
+		`{"password":"secret"`:                         "not valid JSON, near byte 20",
+		`{"email":"a","email":"secret"}`:               "a member name occurs twice, near byte 20",
+		`{"email":"secret"} {}`:                        "text after the document, near byte 20",
+		`{"password":"\ud800secret"}`:                  "not Unicode, or U+FFFD, near byte 26",
+		strings.Repeat(" ", 1000) + `{"password":}`:    "near byte 1012",
+		`{"a":[` + strings.Repeat("[", 40) + `"secret`: "nested too deep, near byte 37",
+	} {
+		t.Run(body, func(t *testing.T) {
+			ts := ts.in(t)
+			a := ts.ask("POST /login", "", body)
+			ts.wantProblem("login", a, 400, "not_json")
+			wantText(t, "detail", a.text("detail"), detail)
+			want(t, "it quotes the body", strings.Contains(a.body, "secret"), false)
+		})
+	}
+}
+
 // FuzzHTTP_Body: the answer to any body is JSON and no failure of ours, and
 // what is taken for JSON is JSON.
 func FuzzHTTP_Body(f *testing.F) {
@@ -3346,6 +3372,13 @@ func TestHTTP_PathsAreExact(t *testing.T) {
 		"at the same path without the slash at the end": `
 			/api/v1/auth/login/ /api/v1/auth/me/ /api/v1/auth/users/ /api/v1/auth/users/x/role/ /healthz/
 			/docs/ /.well-known/openid-configuration/`,
+		"/healthz; did you mean /healthz?":                    "/health /health.html",
+		"/healthz; did you mean /api/v1/auth/jwks?":           "/jwks /jwks.json /.well-known/jwks.json",
+		"/healthz; did you mean /api/v1/auth/login?":          "/login /auth/login /api/login /api/v1/log /login.php",
+		"/healthz; did you mean /api/v1/auth/users?":          "/users /user /api/v1/users",
+		"/healthz; did you mean /openapi.json?":               "/openapi /openapi.yaml /v1/openapi.json",
+		"off until the setting oidc.clients is made":          "/oauth2/authorize /oauth2/userinfo /oauth2/logout",
+		"forward_auth.cookie_domain (FORWARD_AUTH_COOKIE_DOM": "/forward-auth /oauth2/forward",
 		"see http://localhost:8100/openapi.json and http://localhost:8100/healthz": `
 			/ // /api /api/ /redoc /favicon.ico /.well-known /API/v1/auth/login /api/v1/auth//login/
 			/api//v1/auth/login //api/v1/auth/login /api\v1\auth\login /api/v1/auth/login;x
@@ -3477,11 +3510,12 @@ func TestHTTP_AuthorizationHeader(t *testing.T) {
 	token, refresh := ts.mustLogin(adminEmail, adminPassword)
 	parts := strings.Split(token, ".")
 	fill := strings.NewReplacer("_", " ", "H", parts[0], "P", parts[1], "S", parts[2], "F", refresh)
-	endpoint := "GET /me?access_token=" + token
-	for code, headers := range map[string]string{
+	for detail, headers := range map[string]string{
 		"": "Bearer_H.P.S bEARER_H.P.S BEARER_H.P.S Bearer___H.P.S",
-		"invalid_token": `
-			Bearer Basic_H.P.S H.P.S JWT_H.P.S Bearer:H.P.S Bearer_H.P.S_x Bearer_H.P.S,H.P.S
+		"Invalid token; send it as Authorization: Bearer ACCESS_TOKEN": `
+			Basic_H.P.S H.P.S JWT_H.P.S Bearer:H.P.S "Bearer_H.P.S" F`,
+		"Invalid token": `
+			Bearer Bearer_H.P.S_x Bearer_H.P.S,H.P.S
 			Bearer_. Bearer_.. Bearer_... Bearer_H Bearer_H.P Bearer_H..S Bearer_P.S Bearer_F
 			Bearer_.H.P.S Bearer_H.P.S. Bearer_H.P.S.P Bearer_H.P.S.a.b Bearer_H.P.S,_Bearer_H.P.S
 			Bearer_H.P.Sé Bearer_{"payload":"P","protected":"H","signature":"S"}
@@ -3489,12 +3523,14 @@ func TestHTTP_AuthorizationHeader(t *testing.T) {
 	} {
 		for _, header := range strings.Fields(headers) {
 			t.Run(header, func(t *testing.T) {
-				a := ts.in(t).ask(endpoint, "", nil, "Authorization: "+fill.Replace(header))
-				want(t, "code", a.text("code"), code)
+				a := ts.in(t).ask("GET /me", "", nil, "Authorization: "+fill.Replace(header))
+				want(t, "detail", a.text("detail"), detail)
+				want(t, "refused as a bad token", a.text("code") == "invalid_token", detail != "")
 			})
 		}
 	}
-	ts.wantProblem("token in the query", ts.ask(endpoint, "", nil), 401, "token_missing")
+	a := ts.ask("GET /me?access_token="+token, "", nil)
+	ts.wantProblem("token in the query", a, 401, "token_missing")
 }
 
 // TestHTTP_InternalErrorsStayInside: a bug costs one request. The client
@@ -3594,6 +3630,7 @@ func TestHTTP_CORS(t *testing.T) {
 				return
 			}
 			ts.wantProblem("preflight", preflight, 405, "method_not_allowed")
+			wantText(t, "detail", preflight.text("detail"), "This path takes ", "server.cors_origins")
 			reason := "origin " + origin + " is not in server.cors_origins"
 			line := object{"request_id": preflight.text("request_id"), "reason": reason}
 			want(t, "lines with the reason", ts.logged(line), 1)
@@ -4379,7 +4416,7 @@ func TestLogout_EndsAllSessions(t *testing.T) {
 	access, refresh := ts.mustLogin("ada@example.com", userPassword)
 	_, bob := ts.as("bob@example.com", viewer, defaultOrg)
 	ts.wantAnswers(t, `
-		-        POST /logout      -             422 invalid_field  "refresh_token"
+		-        POST /logout      -             422 invalid_field  {\"all\": true} with that
 		-        POST /logout      {BOTH}        422 invalid_field  "refresh_token"
 		EXPIRED  POST /logout      {BOTH}        401 token_expired
 		garbage  POST /logout      {BOTH}        401 invalid_token
@@ -4578,7 +4615,7 @@ func TestUsers_OrgAdminStaysInItsOrganisation(t *testing.T) {
 	ts.wantAnswers(t, `
 		ORG    POST /users               {NEW,"role":"org_admin"}       200
 		ADMIN  GET /users?email=new      -               200  "role":"org_admin","org_id":"acme"
-		ORG    GET /users?org_id=beta&email=other  -                    200  {"users":[],"total":0}
+		ORG    GET /users?email=other   -                               200  {"users":[],"total":0}
 		ORG    PUT /users/MINE/role      "operator"                     200
 		ORG    PUT /users/MINE/status    {"status":"suspended"}         200
 		ORG    PUT /users/MINE/password  {"new_password":"taken over"}  200
@@ -4662,6 +4699,36 @@ func TestUsers_WaitingChangesAskAgain(t *testing.T) {
 	ts.wantAnswers(t, `ADMIN  GET /users?email=eve@  -  200  {"users":[],"total":0}`, "ADMIN", admin)
 }
 
+// A list refuses a parameter that it does not know, one that is there twice,
+// and a value that nothing has: a misspelt filter would show everything.
+func TestUsers_ListsKnowTheirParameters(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	admin := ts.mustAdmin()
+	group := ts.group(admin, "team", defaultOrg)
+	for _, line := range lines(`
+		GET /users?emial=w@               emial   there are: email, role, status, limit, after
+		GET /users?org_id=acme            org_id  there are: email, role, status, limit, after
+		GET /users?role=viewer&role=king  role    role occurs more than once
+		GET /users?role=king              role    must be operator or org_admin or superadmin or viewer
+		GET /users?status=foo             status  must be active or suspended
+		GET /users?limit=1&limit=2        limit   limit occurs more than once
+		GET /users?email=%zz              query   query is not well encoded
+		GET /users?a%0Ab=1                ab      ab is no parameter
+		GET /groups?name=x                name    there are: org_id, limit, after
+		GET /groups/GROUP?org_id=x        org_id  there are: limit, after
+		GET /service-tokens?name=x        name    there are: limit, after
+		GET /me/sessions?limit=1          limit   there are: none`) {
+		c := columns(strings.Replace(line, "GROUP", group, 1))
+		t.Run(line, func(t *testing.T) {
+			a := ts.in(t).ask(c[0], admin, nil)
+			ts.in(t).wantProblem("list", a, 422, "invalid_field")
+			want(t, "field", a.text("field"), c[1])
+			wantText(t, "detail", a.text("detail"), c[2])
+		})
+	}
+}
+
 // Of two superadmins who step down in any way at the same time one stays; a
 // third that is suspended does not count.
 func TestUsers_TheLastSuperadminStays(t *testing.T) {
@@ -4719,7 +4786,7 @@ func TestUsers_ListsArePagedAndStreamed(t *testing.T) {
 	}
 	for _, pair := range cells(`
 		email=u00 100  email=U2999@example.com 1  email=0 0  email=%25 0  email=%00 0  email=%ff 0
-		email= 3001  role=operator 1500  role=root 0  status=suspended 0  org_id=acme 3001
+		email= 3001  role= 3001  role=operator 1500  status=suspended 0
 		status=active&role=viewer&email=u1&limit=1000 500  email=u00&role=operator 50`) {
 		t.Run(pair, func(t *testing.T) {
 			query, n, _ := strings.Cut(pair, " ")

@@ -13,11 +13,18 @@ import (
 // answer programs in OAuth's form; scripts of public clients may call them.
 // Pages are for people: no script of another site may read them.
 func (s *server) providerRoutes() []route {
-	off := len(s.cfg.clients) == 0
+	off := ""
+	if len(s.cfg.clients) == 0 {
+		off = clientsSection
+	}
+	leaveOff := off
+	if s.cfg.cookieDomain != "" {
+		leaveOff = ""
+	}
 	oauth := &routeKind{fail: writeOAuthError, cors: corsClients}
 	userinfo := &routeKind{fail: writeOAuthError, cors: corsClients, off: off}
 	page := &routeKind{fail: s.failPage, cors: corsNobody, off: off}
-	leave := &routeKind{fail: s.failPage, cors: corsNobody, off: off && s.cfg.cookieDomain == ""}
+	leave := &routeKind{fail: s.failPage, cors: corsNobody, off: leaveOff}
 	metadata := &routeKind{fail: writeProblem, cors: corsAnyone, quiet: true, off: off}
 	return []route{
 		{"GET " + authorizePath, public, page, s.authorizing(s.handleAuthorize)},

@@ -27,6 +27,7 @@ func newServer(cfg *config, st *store, keys *keyring, h *hasher, now func() time
 		log:      log,
 		mux:      http.NewServeMux(),
 		routes:   map[string]*route{},
+		off:      map[string]string{},
 		idPrefix: strings.ToLower(rand.Text()[:8]),
 
 		clientOrigins: slices.Clone(cfg.corsOrigins),
@@ -43,8 +44,10 @@ func newServer(cfg *config, st *store, keys *keyring, h *hasher, now func() time
 	s.describe = s.describeProvider                                     // room: provider
 	s.meter()                                                           // room: metrics
 	for _, rt := range s.routeTable() {
-		if !rt.kind.off {
+		if rt.kind.off == "" {
 			s.addRoute(&rt)
+		} else {
+			s.off[rt.path()] = rt.kind.off
 		}
 	}
 	return s
