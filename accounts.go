@@ -157,9 +157,8 @@ func (s *store) editUser(
 		after = before
 		edit, err := apply(actor, &after)
 		if err == nil {
-			_, err = t.exec(`UPDATE users
-				SET role = $1, org_id = $2, status = $3, password_hash = $4, verified_at = $5, display_name = $6
-				WHERE id = $7`,
+			_, err = t.exec(`UPDATE users SET role = $1, org_id = $2, status = $3, password_hash = $4,
+				verified_at = $5, display_name = $6 WHERE id = $7`,
 				after.role,
 				after.orgID,
 				after.status,

@@ -64,6 +64,31 @@ var scopes = []string{"openid", "profile", "email", "groups", "offline_access"}
 
 var errNotAdmitted = errors.New("user is in none of the client's groups")
 
+// warnOfGroups warns of groups that clients demand and that do not exist. It is
+// no fault: they can be made later.
+func (s *server) warnOfGroups() {
+	for _, id := range s.cfg.clients.ids() {
+		c := s.cfg.clients[id]
+		for _, name := range c.groups {
+			exists, err := s.store.reads.groupCalled(name)
+			if err == nil && !exists {
+				s.log.Warn("a client demands a group that does not exist, so it admits nobody by it; "+
+					"make it with pico-auth group add, or correct the setting",
+					"setting", c.setting()+".groups", "group", name)
+			}
+		}
+	}
+}
+
+// groupCalled reports whether there is a group of this name, as clients know
+// it; see user.groupNames.
+func (t *queries) groupCalled(name string) (exists bool, err error) {
+	err = t.get(`SELECT EXISTS (SELECT 1 FROM groups
+		WHERE CASE WHEN org_id = 'default' THEN name ELSE org_id || '/' || name END = $1)`,
+		[]any{name}, &exists)
+	return exists, err
+}
+
 // --- the request ---
 
 // authRequest is an authorization request whose client and redirect URI are
@@ -96,17 +121,28 @@ func (s *server) authRequest(x *exchange) (a authRequest, err error) {
 		query:       query,
 	}
 	if a.client == nil {
-		id := shownID(strings.Join(query["client_id"], " "))
 		return a, refusal(400, "unknown_client", "The application that sent you here is not known here.").
-			because(fmt.Errorf("client_id %s is not in %s", id, clientsSection))
+			because(notListed("client_id", query["client_id"], clientsSection, shownID))
 	}
 	if !registered(a.client.redirectURIs, a.redirectURI) {
-		uri := cleanText(strings.Join(query["redirect_uri"], " "))
 		return a, refusal(400, "invalid_redirect_uri", a.client.name+
 			" asked for an answer at an address that is not registered for it.").
-			because(fmt.Errorf("redirect_uri %s is not in %s.redirect_uris", uri, a.client.setting()))
+			because(notListed("redirect_uri", query["redirect_uri"],
+				a.client.setting()+".redirect_uris", cleanText))
 	}
 	return a, nil
+}
+
+// notListed says for the log why the values of a parameter are not the one that
+// a setting lists.
+func notListed(name string, values []string, setting string, shown func(string) string) error {
+	switch {
+	case len(values) > 1:
+		return fmt.Errorf("the request has %s more than once", name)
+	case len(values) == 0 || values[0] == "":
+		return fmt.Errorf("the request has no %s", name)
+	}
+	return fmt.Errorf("%s %s is not in %s", name, shown(values[0]), setting)
 }
 
 // oauthFault is an error of RFC 6749 section 4.1.2.1: a code for programs and a

@@ -210,11 +210,14 @@ var clientSecret = regexp.MustCompile(`^[A-Za-z0-9_-]{32,}$`)
 // patterns, and URIs that two parsers could read differently.
 func checkRedirectURIs(text string) error {
 	items := commaItems(text)
-	if len(items) > 0 && !slices.ContainsFunc(items, isBadRedirect) {
+	bad, which := slices.IndexFunc(items, isBadRedirect), ""
+	if bad >= 0 {
+		which = fmt.Sprintf(", which number %d is not", bad+1)
+	} else if len(items) > 0 {
 		return nil
 	}
-	return errors.New("must list exact URIs such as https://app.example.com/callback, with no " +
-		"wildcard, user or fragment; http is for localhost alone, and a scheme of an app has a dot")
+	return errors.New("must list exact URIs such as https://app.example.com/callback" + which + ": with " +
+		"no wildcard, user or fragment; http is for localhost alone, and a scheme of an app has a dot")
 }
 
 func isBadRedirect(uri string) bool {

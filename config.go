@@ -181,6 +181,17 @@ func (c *config) find(key string) *setting {
 	return findSetting(c.settings, key)
 }
 
+// sections are the names of the file's sections, in the order of the table.
+func (c *config) sections() (names []string) {
+	for _, s := range c.settings {
+		name, _, _ := strings.Cut(s.key, ".")
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // source is the place of a setting's value, such as application.yaml:13 or
 // AUTH_ISSUER, and "" for the default.
 func (c *config) source(key string) string {
@@ -328,7 +339,11 @@ func (l *configLoader) readMapping(file, prefix string, mapping *yaml.Node, sett
 		key, value := prefix+pair[0].Value, pair[1]
 		place := fmt.Sprintf("%s:%d", file, pair[0].Line)
 		if first := places[key]; first != "" {
-			l.fault(place + ": " + key + " stands here and at " + first + "; keep one")
+			remedy := "; keep one"
+			if value.Kind == yaml.MappingNode {
+				remedy = "; put both under one"
+			}
+			l.fault(place + ": " + key + " stands here and at " + first + remedy)
 			continue
 		}
 		places[key] = place
@@ -337,6 +352,10 @@ func (l *configLoader) readMapping(file, prefix string, mapping *yaml.Node, sett
 		}
 		s := findSetting(settings, key)
 		switch {
+		case prefix == "" && !slices.Contains(l.sections(), key):
+			key, _, _ = strings.Cut(key, ":") // "name:value" without a blank is one long key
+			l.fault(place + ": unknown section " + key + "; every setting stands in one of " +
+				strings.Join(l.sections(), ", "))
 		case prefix == "":
 			l.readMapping(file, key+".", value, settings)
 		case key == clientsSection || prefix == clientsSection+".": // room: provider
@@ -347,8 +366,10 @@ func (l *configLoader) readMapping(file, prefix string, mapping *yaml.Node, sett
 		case slices.Contains(ignoredKeys, key):
 			l.note(place + ": " + key + " has no effect in this server; remove the line")
 		default:
-			key, _, _ = strings.Cut(key, ":") // "name:value" without a blank is one long key
-			l.fault(place + ": unknown setting " + key + "; did you mean " + nearest(settings, key).key + "?")
+			key, _, _ = strings.Cut(key, ":")
+			near := settings
+			near = append(near, &setting{settingRow: settingRow{key: clientsSection}}) // room: provider
+			l.fault(place + ": unknown setting " + key + "; did you mean " + nearest(near, key).key + "?")
 		}
 	}
 }
@@ -450,12 +471,14 @@ func (l *configLoader) comparePairs() {
 	for _, name := range []string{"issuer", "audience"} {
 		s, used := l.find("auth_client."+name), l.find("auth."+name)
 		if s.text != s.fallback && s.text != used.text {
-			l.note(s.at() + " differs from " + used.key + ", which is used; remove it")
+			l.note(s.at() + " has no effect: this server expects what " + used.key + " says, which is not " +
+				"the same; remove it")
 		}
 	}
 	accepted := l.find("auth_client.accepted_algorithms")
 	if accepted.text != accepted.fallback && !slices.Contains(listItems(accepted.text), l.algorithm) {
-		l.note(accepted.at() + " lacks " + l.algorithm + ", which auth.algorithm says and is used; add it")
+		l.note(accepted.at() + " lacks " + l.algorithm + ", by which this server signs (auth.algorithm); " +
+			"services that read the same file would refuse every token; add it")
 	}
 }
 

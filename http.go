@@ -14,7 +14,6 @@ package main
 // A line in the log follows, but for successes of quiet routes.
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -218,7 +217,7 @@ func (s *server) muxRefusal(x *exchange) error {
 	if x.status == 405 {
 		detail := "This path takes " + x.Header().Get("Allow")
 		if x.r.Method == "OPTIONS" {
-			detail += "; the origin of a browser application must be in server.cors_origins (SERVER_CORS_ORIGINS)"
+			detail += "; the origin of a browser application must be in server.cors_origins"
 		}
 		return refusal(405, "method_not_allowed", detail)
 	}
@@ -242,8 +241,9 @@ func (s *server) likelyPath(guess string) (likely string) {
 	name, _, _ := strings.Cut(path.Base(guess), ".")
 	for _, rt := range s.routes {
 		full := rt.path()
-		better := cmp.Or(cmp.Compare(len(path.Base(full)), len(path.Base(likely))), cmp.Compare(full, likely))
-		if len(name) > 2 && strings.HasPrefix(path.Base(full), name) && (likely == "" || better < 0) {
+		last, best := path.Base(full), path.Base(likely)
+		better := likely == "" || len(last) < len(best) || (len(last) == len(best) && full < likely)
+		if better && len(name) > 2 && strings.HasPrefix(last, name) {
 			likely = full
 		}
 	}

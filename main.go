@@ -202,6 +202,7 @@ func runServer(ctx context.Context, p process, cfg *config, _ commandLine) error
 	log.Info("listening", "address", address)
 	log.Info("try this", "command", try, "log_in", "see README.md")
 	handler := newServer(cfg, a.store, a.keys, hasher, p.now, log)
+	handler.warnOfGroups()                                                       // room: provider
 	work.Go(func() { serveMetrics(background, monitors, handler.monitor, log) }) // room: metrics
 	return serve(ctx, listeners, certificate, handler, log)
 }

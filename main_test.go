@@ -6358,13 +6358,13 @@ func TestAuthorize_FaultsByPlace(t *testing.T) {
 	ada := (&surfer{testServer: nobody.testServer}).as(adaEmail)
 	const page = "400"
 	for _, line := range lines(`
-		nobody  app    client_id=-                        400  client_id  is not in oidc.clients
+		nobody  app    client_id=-                        400  the request has no client_id
 		nobody  app    client_id=evil<i>                  400  client_id evil<i> is not in oidc.clients
 		nobody  app    client_id=#browser                 400  client_id #browser is not in oidc.clients
-		nobody  app    +client_id=app                     400  client_id app app is not in oidc.clients
-		nobody  app  redirect_uri=-  400  redirect_uri  is not in oidc.clients.app.redirect_uris
+		nobody  app    +client_id=app                     400  the request has client_id more than once
+		nobody  app  redirect_uri=-  400  the request has no redirect_uri
 		nobody  app  redirect_uri=https://evil.example/<i>  400  redirect_uri https://evil.example/<i> is not in
-		nobody  app    +redirect_uri=https://app.example/cb  400  is not in oidc.clients.app.redirect_uris
+		nobody  app    +redirect_uri=https://app.example/cb  400  the request has redirect_uri more than once
 		nobody  app  redirect_uri=https://evil.example/,request=x  400  not in oidc.clients.app.redirect_uris
 		nobody  app  redirect_uri=https://wiki.example/cb?x=1,prompt=none  400  oidc.clients.app.redirect_uris
 		nobody  app    +scope=email                       invalid_request
@@ -9291,6 +9291,7 @@ func TestClients_Faults(t *testing.T) {
 		URI; nmae: hunter2  PATH:7: unknown setting oidc.clients.app.nmae; did you mean oidc.clients.app.name?
 		URI; groups: {hunter2: x}                  PATH:7: oidc.clients.app.groups must be a plain value
 		redirect_uris: []  PATH:6: oidc.clients.app.redirect_uris is empty; it must list
+		redirect_uris: [https://a.example/, hunter2]  PATH:6: oidc.clients.app.redirect_uris must list exact URIs such as https://app.example.com/callback, which number 2 is not: with
 		URI; post_logout_redirect_uris: ""  PATH:7: oidc.clients.app.post_logout_redirect_uris is empty`) {
 		t.Run(line, func(t *testing.T) {
 			c := columns(line)
@@ -9403,6 +9404,25 @@ func TestClients_AndTheRest(t *testing.T) {
 	}
 	_, err := loadConfig(configFile(t, "oidc: {clients: {app: , app: }}"), nil)
 	wantText(t, "twice", fmt.Sprint(err), "oidc.clients.app stands here and at")
+	_, err = loadConfig(configFile(t, "oidc: {client: {app: {name: hunter2}}}"), nil)
+	wantText(t, "no s", fmt.Sprint(err), "unknown setting oidc.client; did you mean oidc.clients?")
+}
+
+// TestClients_GroupsThatDoNotExist: the start warns of a group that nobody can
+// be in, once, and names the setting. That of another organisation goes by both
+// names.
+func TestClients_GroupsThatDoNotExist(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	admin := ts.mustAdmin()
+	ts.group(admin, "ops", "other")
+	ts.group(admin, "staff", "other")
+	p := launch(t, ts.dir, ts.environ(), "-config", configFile(t, providerFile))
+	p.client().do("GET", healthPath, "", nil)
+	p.Process.Signal(syscall.SIGTERM)
+	p.exit()
+	wantText(t, "warning", p.log, "level=WARN", "setting=oidc.clients.staff.groups group=staff\n")
+	want(t, "warnings", strings.Count(p.log, "demands a group"), 1)
 }
 
 // TestClients_DumpReadsBack: `pico-auth config` prints the clients with their
