@@ -145,8 +145,8 @@ type userChange func(actor user, target *user) (userEdit, error)
 // changes the organisation leaves its groups, whose members are its own. apply
 // decides inside the transaction, on the actor and the target as they are then,
 // and may alter the target's role, organisation, status, password hash, name
-// and verifiedAt; like every change it may run twice. errNotFound when there is no
-// such user, errLastSuperadmin when no active superadmin would be left.
+// and verifiedAt; like every change it may run twice. errNotFound when there is
+// no such user, errLastSuperadmin when no active superadmin would be left.
 func (s *store) editUser(
 	ctx context.Context, by principal, id string, apply userChange,
 ) (before, after user, err error) {

@@ -65,28 +65,21 @@ var scopes = []string{"openid", "profile", "email", "groups", "offline_access"}
 var errNotAdmitted = errors.New("user is in none of the client's groups")
 
 // warnOfGroups warns of groups that clients demand and that do not exist. It is
-// no fault: they can be made later.
+// no fault: they can be made later. Names are as in user.groupNames.
 func (s *server) warnOfGroups() {
-	for _, id := range s.cfg.clients.ids() {
-		c := s.cfg.clients[id]
+	for _, c := range s.cfg.clients {
 		for _, name := range c.groups {
-			exists, err := s.store.reads.groupCalled(name)
-			if err == nil && !exists {
+			exists := true // as long as the database does not say otherwise
+			s.store.reads.get(`SELECT EXISTS (SELECT 1 FROM groups
+				WHERE CASE WHEN org_id = 'default' THEN name ELSE org_id || '/' || name END = $1)`,
+				[]any{name}, &exists)
+			if !exists {
 				s.log.Warn("a client demands a group that does not exist, so it admits nobody by it; "+
 					"make it with pico-auth group add, or correct the setting",
 					"setting", c.setting()+".groups", "group", name)
 			}
 		}
 	}
-}
-
-// groupCalled reports whether there is a group of this name, as clients know
-// it; see user.groupNames.
-func (t *queries) groupCalled(name string) (exists bool, err error) {
-	err = t.get(`SELECT EXISTS (SELECT 1 FROM groups
-		WHERE CASE WHEN org_id = 'default' THEN name ELSE org_id || '/' || name END = $1)`,
-		[]any{name}, &exists)
-	return exists, err
 }
 
 // --- the request ---

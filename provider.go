@@ -17,14 +17,13 @@ func (s *server) providerRoutes() []route {
 	if len(s.cfg.clients) == 0 {
 		off = clientsSection
 	}
-	leaveOff := off
-	if s.cfg.cookieDomain != "" {
-		leaveOff = ""
-	}
 	oauth := &routeKind{fail: writeOAuthError, cors: corsClients}
 	userinfo := &routeKind{fail: writeOAuthError, cors: corsClients, off: off}
 	page := &routeKind{fail: s.failPage, cors: corsNobody, off: off}
-	leave := &routeKind{fail: s.failPage, cors: corsNobody, off: leaveOff}
+	leave := &routeKind{fail: s.failPage, cors: corsNobody, off: off}
+	if s.cfg.cookieDomain != "" {
+		leave.off = ""
+	}
 	metadata := &routeKind{fail: writeProblem, cors: corsAnyone, quiet: true, off: off}
 	return []route{
 		{"GET " + authorizePath, public, page, s.authorizing(s.handleAuthorize)},
