@@ -429,8 +429,10 @@ func (l *configLoader) readEnvironment() {
 			l.apply(s, name, text, nil)
 		case setFile: // no error shows the path: it may be a password in the wrong variable
 			data, err := os.ReadFile(path)
-			text = strings.TrimRight(string(data), "\r\n")
-			l.apply(s, nameFile, text, errors.Unwrap(err))
+			if err != nil {
+				err = fmt.Errorf("names a file that cannot be read: %w", errors.Unwrap(err))
+			}
+			l.apply(s, nameFile, strings.TrimRight(string(data), "\r\n"), err)
 		}
 	}
 }
