@@ -13,9 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync/atomic"
@@ -35,55 +33,16 @@ var remote = []string{
 }
 
 // proxy is a program that asks the server. Its configuration is made from the
-// blocks of the documentation; adapt puts certificate and port into one.
+// blocks of the documentation.
 type proxy struct {
 	name    string
-	start   func(t *testing.T, dir, conf string)
-	adapt   func(block, front string) string
+	start   func(t *testing.T, dir, port, conf string)
 	program int // status for a program without a login
 }
 
 var proxies = []proxy{
-	{"caddy", startCaddy, adaptCaddy, http.StatusUnauthorized},
-	{"nginx", startNginx, adaptNginx, http.StatusFound},
-}
-
-var siteAddress = regexp.MustCompile(`(?m)^(\w+\.example\.com) \{$`)
-
-func adaptCaddy(block, front string) string {
-	site := "https://$1:" + front + " {\n\tbind 127.0.0.1\n\ttls cert.pem key.pem"
-	return siteAddress.ReplaceAllString(block, site)
-}
-
-func startCaddy(t *testing.T, dir, conf string) {
-	conf = "{\n\tadmin off\n\tauto_https off\n}\n" + conf
-	write(t, dir, "Caddyfile", conf)
-	home := []string{"XDG_DATA_HOME=" + dir, "XDG_CONFIG_HOME=" + dir}
-	program.Run(t, dir, home, "caddy", "run", "--adapter", "caddyfile", "--config", "Caddyfile")
-}
-
-func adaptNginx(block, front string) string {
-	return strings.ReplaceAll(block, "listen 443 ssl;", "listen 127.0.0.1:"+front+" ssl;")
-}
-
-func startNginx(t *testing.T, dir, conf string) {
-	write(t, dir, "nginx.conf", `
-		daemon off; pid nginx.pid; error_log stderr;
-		events {}
-		http {
-			access_log off; client_body_temp_path body; proxy_temp_path proxy;
-			fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
-			ssl_certificate cert.pem; ssl_certificate_key key.pem;
-			`+conf+`
-		}`)
-	program.Run(t, dir, nil, "nginx", "-p", dir, "-c", "nginx.conf", "-e", "stderr")
-}
-
-func write(t *testing.T, dir, name, text string) {
-	t.Helper()
-	if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	{"caddy", program.StartCaddy, http.StatusUnauthorized},
+	{"nginx", program.StartNginx, http.StatusFound},
 }
 
 // seen is a request as it reached the application.
@@ -121,7 +80,7 @@ func newWorld(t *testing.T, p proxy) *world {
 		strings.ReplaceAll(application, "app.example.com", "wiki.example.com") +
 		panel.Replace(application)
 	program.Certificate(t, dir, "*.example.com")
-	p.start(t, dir, p.adapt(ports.Replace(conf), w.front))
+	p.start(t, dir, w.front, ports.Replace(conf))
 
 	w.server = program.Start(t, here, w.url("auth", ""), program.Block(t, "yaml forward-auth"))
 	w.user = w.server.Register(t, email, password)
