@@ -151,7 +151,8 @@ func TestDeploy_Container(t *testing.T) {
 			if start == "first" {
 				s.Register(t, email, password)
 			}
-			s.Call(t, "POST", "/api/v1/auth/login", "", map[string]string{"email": email, "password": password})
+			s.Call(t, "POST", "/api/v1/auth/login", "", map[string]string{
+				"email": email, "password": password})
 		})
 		if log := s.Log.String(); !strings.Contains(log, "msg=stopped") {
 			t.Errorf("after SIGTERM:\n%s", log)
@@ -164,9 +165,9 @@ var (
 	environment = regexp.MustCompile(`(?m)^Environment=(.*)$`)
 )
 
-// TestDeploy_Unit shows the unit to systemd, and starts the server with the
-// variables that systemd would give it.
-func TestDeploy_Unit(t *testing.T) {
+// TestDeploy_UnitStarts starts the server with the variables that systemd would
+// give it.
+func TestDeploy_UnitStarts(t *testing.T) {
 	unit, dir := program.Block(t, "ini deploy"), t.TempDir()
 	specifiers := strings.NewReplacer("%S", dir+"/lib", "%d", dir)
 	env := []string{}
@@ -194,12 +195,15 @@ func TestDeploy_Unit(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
 
+// TestDeploy_UnitVerified shows the unit to systemd.
+func TestDeploy_UnitVerified(t *testing.T) {
 	if _, err := exec.LookPath("systemd-analyze"); err != nil {
-		t.Skip("no systemd-analyze in PATH")
+		t.Skip("skipped: no systemd-analyze in PATH")
 	}
-	file := filepath.Join(dir, "pico-auth.service")
-	text := execStart.ReplaceAllString(unit, "ExecStart="+os.Getenv("PICO_AUTH"))
+	file := filepath.Join(t.TempDir(), "pico-auth.service")
+	text := execStart.ReplaceAllString(program.Block(t, "ini deploy"), "ExecStart="+os.Getenv("PICO_AUTH"))
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -249,15 +253,13 @@ func login(t *testing.T, client *http.Client, address, password string) *http.Re
 // has the client's address, not the proxy's and not the one that the client
 // claims to have.
 func TestDeploy_Proxies(t *testing.T) {
-	const client = "127.0.0.5"
-	failed := regexp.MustCompile(` msg=login\.failed .*\bip=127\.0\.0\.5 `)
 	for name, start := range map[string]func(t *testing.T, dir, port, conf string){
 		"caddy": program.StartCaddy,
 		"nginx": program.StartNginx,
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := exec.LookPath(name); err != nil {
-				t.Skip("no " + name + " in PATH")
+				t.Skip("skipped: no " + name + " in PATH")
 			}
 			dir, here, front := t.TempDir(), program.FreePort(t), program.FreePort(t)
 			address := "https://auth.example.com:" + front
@@ -266,25 +268,34 @@ func TestDeploy_Proxies(t *testing.T) {
 			start(t, dir, front, conf)
 			s := program.Start(t, here, address, "", "SERVER_TRUSTED_PROXIES=127.0.0.1/32")
 			program.Await(t, name, func() bool { return program.Answers(address+"/healthz", http.StatusOK) })
-
-			good := login(t, from(client), address, program.AdminPassword)
-			if hsts := good.Header["Strict-Transport-Security"]; good.StatusCode != http.StatusOK || len(hsts) != 1 {
-				t.Errorf("login: %s, Strict-Transport-Security %q", good.Status, hsts)
-			}
-			if wrong := login(t, from(client), address, "wrong"); wrong.StatusCode != http.StatusUnauthorized {
-				t.Errorf("wrong password: %s", wrong.Status)
-			}
-			program.Await(t, "login.failed of "+client, func() bool { return failed.MatchString(s.Log.String()) })
-
-			resp, err := program.Local().Get(address + "/.well-known/openid-configuration")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer resp.Body.Close()
-			var discovery struct{ Issuer string }
-			if err := json.NewDecoder(resp.Body).Decode(&discovery); err != nil || discovery.Issuer != address {
-				t.Errorf("discovery names %q (%v); want %s", discovery.Issuer, err, address)
-			}
+			isInFront(t, s)
 		})
+	}
+}
+
+// isInFront checks what a client of the issuer gets, and what the server knows
+// of the client.
+func isInFront(t *testing.T, s *program.Server) {
+	t.Helper()
+	client := from("127.0.0.5")
+	good := login(t, client, s.Issuer, program.AdminPassword)
+	hsts := good.Header["Strict-Transport-Security"]
+	if good.StatusCode != http.StatusOK || len(hsts) != 1 {
+		t.Errorf("login: %s, Strict-Transport-Security %q", good.Status, hsts)
+	}
+	if wrong := login(t, client, s.Issuer, "wrong"); wrong.StatusCode != http.StatusUnauthorized {
+		t.Errorf("wrong password: %s", wrong.Status)
+	}
+	failed := regexp.MustCompile(` msg=login\.failed .*\bip=127\.0\.0\.5 `)
+	program.Await(t, failed.String(), func() bool { return failed.MatchString(s.Log.String()) })
+
+	resp, err := client.Get(s.Issuer + "/.well-known/openid-configuration")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var discovery struct{ Issuer string }
+	if err := json.NewDecoder(resp.Body).Decode(&discovery); err != nil || discovery.Issuer != s.Issuer {
+		t.Errorf("discovery names %q (%v); want %s", discovery.Issuer, err, s.Issuer)
 	}
 }
