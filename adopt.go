@@ -11,7 +11,6 @@ package main
 import (
 	"crypto/hmac"
 	"crypto/sha256"
-	"database/sql"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -104,7 +103,7 @@ func adoptPython(t *queries, path string, o openOptions) error {
 	if columns < 14 {
 		return errForeign
 	}
-	kept, err := copyBeforeAdoption(path)
+	kept, err := keepCopy(path, ".before-adoption")
 	if err != nil {
 		return fmt.Errorf("copying the database before its adoption: %w", err)
 	}
@@ -203,36 +202,6 @@ func reportAdoption(t *queries, kept string, log *slog.Logger) error {
 		}
 	}
 	return nil
-}
-
-// copyBeforeAdoption writes a consistent copy of a database to which nobody
-// else is writing, and returns its name. VACUUM INTO accepts an empty file,
-// which has the right mode from its first byte. An earlier copy stays: it may
-// be the only one of something.
-func copyBeforeAdoption(path string) (kept string, err error) {
-	kept = path + ".before-adoption"
-	for n := 2; fileExists(kept); n++ {
-		kept = fmt.Sprintf("%s.before-adoption-%d", path, n)
-	}
-	aside := kept + ".part"
-	os.Remove(aside) // of a start that was killed
-	if err := makeFile(aside); err != nil {
-		return "", err
-	}
-	db, err := sql.Open("sqlite", dsn(path))
-	if err != nil {
-		return "", err
-	}
-	defer db.Close()
-	if _, err = db.Exec(`VACUUM INTO $1`, aside); err == nil {
-		err = os.Rename(aside, kept)
-	}
-	return kept, err
-}
-
-func fileExists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
 }
 
 // keepTokenKeys stores the HMAC keys under which the Python server from 0.3.1

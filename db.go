@@ -21,7 +21,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -258,14 +257,6 @@ func (s *store) close() error {
 	return errors.Join(errs...)
 }
 
-// dsn is the data source name of a file. busy_timeout (10 s) comes first,
-// because the other pragmas can already meet another process's lock.
-func dsn(path string, pragmas ...string) string {
-	file := url.URL{Path: filepath.ToSlash(path)}
-	values := url.Values{"_pragma": append([]string{"busy_timeout(10000)"}, pragmas...)}
-	return "file:" + file.EscapedPath() + "?" + values.Encode()
-}
-
 // findFile makes the file unless it exists, and remembers which one it is.
 func (s *store) findFile(o openOptions) (err error) {
 	missing := errors.New("there is no database yet; " +
@@ -278,34 +269,6 @@ func (s *store) findFile(o openOptions) (err error) {
 	}
 	if !s.file.Mode().IsRegular() {
 		return errors.New("is not a file")
-	}
-	return nil
-}
-
-// makeFile makes an empty file with mode 0600; SQLite gives its side files the
-// same. It opens no other: to close one that SQLite has open in this process
-// would drop its locks (POSIX).
-func makeFile(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err == nil {
-		err = f.Close()
-	}
-	return err
-}
-
-// makePrivate takes the access of others to the database and its side files
-// away, because they hold password hashes.
-func makePrivate(path string, log *slog.Logger) error {
-	for _, name := range []string{path, path + "-wal", path + "-shm"} {
-		info, err := os.Stat(name)
-		if err != nil || info.Mode().Perm()&0o077 == 0 || runtime.GOOS == "windows" {
-			continue
-		}
-		if err := os.Chmod(name, 0o600); err != nil {
-			return err
-		}
-		log.Warn("others could read the database, which holds password hashes; its mode is 0600 now",
-			"file", name, "was", info.Mode().Perm())
 	}
 	return nil
 }

@@ -503,7 +503,7 @@ func (k *keyring) createFirst(key newKey) (created bool, err error) {
 		err = k.writePEM(firstPublicFile, "PUBLIC KEY", publicDER(key))
 	}
 	if err == nil {
-		err = k.synced(os.Rename(k.path(newKeyFile), k.path(firstKeyFile)))
+		err = synced(k.dir, os.Rename(k.path(newKeyFile), k.path(firstKeyFile)))
 	}
 	if err == nil {
 		_, err = k.reload()
@@ -539,7 +539,7 @@ func (k *keyring) drop(kid string, now time.Time) error {
 		return fmt.Errorf("this key signs since %s; drop it when another one signs (pico-auth key list "+
 			"tells when), 5 seconds after: pico-auth key rotate --now", key.since.UTC().Format(time.RFC3339))
 	}
-	err := k.synced(os.Remove(k.path(key.file)))
+	err := synced(k.dir, os.Remove(k.path(key.file)))
 	if err == nil {
 		_, err = k.reload()
 	}
@@ -605,25 +605,12 @@ func (k *keyring) writePEM(name, kind string, der []byte) error {
 	err = pem.Encode(f, &pem.Block{Type: kind, Bytes: der})
 	err = cmp.Or(err, f.Sync(), f.Close())
 	if err == nil {
-		err = k.synced(os.Rename(f.Name(), k.path(name)))
+		err = synced(k.dir, os.Rename(f.Name(), k.path(name)))
 	}
 	if err != nil {
 		os.Remove(f.Name())
 	}
 	return err
-}
-
-// synced makes a change of the directory durable, unless it failed with err.
-// Windows cannot sync directories and need not.
-func (k *keyring) synced(err error) error {
-	if err != nil || runtime.GOOS == "windows" {
-		return err
-	}
-	dir, err := os.Open(k.dir)
-	if err != nil {
-		return err
-	}
-	return cmp.Or(dir.Sync(), dir.Close())
 }
 
 // --- the published document ---

@@ -5,14 +5,14 @@
 //
 // To read it, take the files in this order: rbac.go (users, and who may do
 // what), jwt.go (tokens), keys.go (signing keys), passwords.go (hashing and
-// throttling), db.go, accounts.go and refresh.go (storage), http.go and body.go
-// (the way of a request), handlers.go, admin.go and oidc.go (the endpoints),
-// settings.go and config.go, shell.go (the operator's commands), routes.go (the
-// list of endpoints) and main.go, which puts them together. Rooms that can be
-// deleted are groups.go, servicetokens.go, mldsa.go, the provider (clients.go,
-// pages.go, authorize.go, logout.go, token.go) and adopt.go, which takes over
-// databases of the Python server. A file uses only files that stand lower in
-// the table of TestStructure_Rooms.
+// throttling), backup.go, db.go, accounts.go and refresh.go (storage), http.go
+// and body.go (the way of a request), handlers.go, admin.go and oidc.go (the
+// endpoints), settings.go and config.go, shell.go (the operator's commands),
+// routes.go (the list of endpoints) and main.go, which puts them together.
+// Rooms that can be deleted are groups.go, servicetokens.go, mldsa.go, the
+// provider (clients.go, pages.go, authorize.go, logout.go, token.go) and
+// adopt.go, which takes over databases of the Python server. A file uses only
+// files that stand lower in the table of TestStructure_Rooms.
 package main
 
 import (
@@ -69,6 +69,7 @@ const usage = `pico-auth is a JWT login service.
   pico-auth config                     print the merged settings, secrets redacted
   pico-auth healthcheck                exit 0 if the running server can store changes
   pico-auth version
+  pico-auth backup FILE                copy the database, also while the server runs
   pico-auth user add|list|show|passwd|role|status|org|verify|delete …   manage users
   pico-auth group list|add|delete|join|leave …                   manage groups
   pico-auth service-token add|list|revoke …                      manage service tokens
@@ -85,6 +86,7 @@ var commands = map[string]command{
 	"serve":       {0, false, runServer},
 	"config":      {0, false, runConfig},
 	"healthcheck": {0, false, runHealthcheck},
+	"backup":      inShell(1, shellBackup),
 	"user add":    inShell(1, shellUserAdd),
 	"user list":   inShell(0, shellUserList),
 	"user show":   onUser(1, shellUserShow),

@@ -14,6 +14,7 @@ package main
 //	=== jwt.go ===                vectors, forged tokens, fuzzing
 //	=== keys.go ===               first start, damage, rotation, the clock
 //	=== passwords.go ===          hashes, hashing queue, throttle
+//	=== backup.go ===             copies of the database
 //	=== db.go ===                 writer, schema, files
 //	=== accounts.go ===           sessions, refresh tokens, purge
 //	=== adopt.go ===              databases of the Python server
@@ -2162,6 +2163,77 @@ func TestPasswords_ClientKeys(t *testing.T) {
 			want(t, "clientKey", clientKey(address), key)
 		})
 	}
+}
+
+// === backup.go ===
+
+// TestBackup_Restored: a backup made while the server writes holds everybody
+// who was stored before it, and the documented steps bring it back.
+func TestBackup_Restored(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	writeTestKeys(dir + "/.pico-auth")
+	environ := []string{"THROTTLE_ENABLED=false", "AUTH_ADMIN_PASSWORD=" + adminPassword}
+	p := launch(t, dir, environ)
+	c := p.client()
+	register := func(email string) answer {
+		return c.do("POST", auth+"/register", "", object{"email": email, "password": userPassword})
+	}
+	c.wantOK("register", register("ada@example.com"))
+	_, refresh := c.mustLogin("ada@example.com", userPassword)
+	backup := launch(t, dir, environ, "backup", "copy.db")
+	done := make(chan int)
+	go func() { done <- backup.exit() }()
+	for n, running := 0, true; running; n++ {
+		select {
+		case code := <-done:
+			want(t, "exit status", code, 0)
+			running = false
+		default:
+			c.wantOK("register", register(fmt.Sprintf("u%d@example.com", n)))
+		}
+	}
+	wantText(t, "the copy alone", dbFiles(dir+"/copy.db"), "copy.db -rw-------")
+	want(t, "files", strings.Count(dbFiles(dir+"/copy.db"), "\n"), 1)
+	c.wantOK("register", register("late@example.com"))
+
+	p.Process.Signal(syscall.SIGTERM)
+	want(t, "exit status after SIGTERM", p.exit(), 0)
+	mustOK(os.Rename(dir+"/copy.db", dir+"/auth.db"))
+	os.Remove(dir + "/auth.db-wal")
+	os.Remove(dir + "/auth.db-shm")
+	c = launch(t, dir, environ).client()
+	c.mustLogin("ada@example.com", userPassword)
+	c.wantOK("refresh", c.refresh(refresh))
+	c.wantProblem("one who came later", c.login("late@example.com", userPassword), 401, "invalid_credentials")
+}
+
+// TestBackup_Refusals leave every file as it was, and no part of a copy.
+func TestBackup_Refusals(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	code, out, _ := ts.shell("", "backup "+ts.dir+"/copy.db")
+	want(t, "exit status", code, 0)
+	wantText(t, "output", out, ts.dir+"/copy.db;", ts.cfg.dataDir)
+	before := dbFiles(ts.dir + "/copy.db")
+	for _, to := range []string{"/copy.db", "/auth.db", "", "/missing/copy.db"} {
+		code, _, errOut := ts.shell("", "backup "+ts.dir+to)
+		want(t, "exit status for "+to, code, 1)
+		wantText(t, "error", errOut, "no backup was made", ts.dir+to)
+	}
+	want(t, "the copy", dbFiles(ts.dir+"/copy.db"), before)
+
+	damaged := ts.dir + "/damaged"
+	mustOK(os.WriteFile(damaged, bytes.Repeat([]byte("x"), 4096), 0o600))
+	err := copyDatabase(damaged, ts.dir+"/part")
+	wantText(t, "error", fmt.Sprint(err), "not a database")
+	want(t, "what is left of it", dbFiles(ts.dir+"/part"), "")
+
+	ts.cfg.databaseURL = "sqlite:///" + ts.dir + "/none.db"
+	code, _, errOut := ts.shell("", "backup "+ts.dir+"/second.db")
+	want(t, "exit status without a database", code, 1)
+	wantText(t, "error", errOut, "there is no database yet")
+	want(t, "files", dbFiles(ts.dir+"/none")+dbFiles(ts.dir+"/second"), "")
 }
 
 // === db.go ===
@@ -11210,6 +11282,7 @@ func TestShell_Keys(t *testing.T) {
 // structureFloors says on which floor every file of the program lives. A
 // file uses declarations of lower floors only, so no two use each other.
 var structureFloors = map[string]int{
+	"backup.go":        0,
 	"mldsa.go":         0,
 	"nomldsa.go":       0,
 	"rbac.go":          0,
@@ -11263,7 +11336,7 @@ var structureNeeds = map[string]string{"provider": "forwardauth"}
 // and the only functions that may mention a name.
 var structureOnly = map[string]string{
 	"SQL":                        "db.go adopt.go accounts.go refresh.go groups.go servicetokens.go authorize.go token.go forwardauth.go",
-	"database/sql":               "db.go adopt.go accounts.go",
+	"database/sql":               "backup.go db.go accounts.go",
 	"modernc.org/sqlite":         "db.go",
 	"gopkg.in/yaml.v3":           "config.go",
 	"reflect":                    "config.go",

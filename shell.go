@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -397,6 +398,20 @@ func onUser(words int, do func(*shell) (user, error)) command {
 		}
 		return err
 	})
+}
+
+// shellBackup copies the database. The keys are files that can be copied as
+// they are.
+func shellBackup(sh *shell) error {
+	file, err := filepath.Abs(sh.words[0])
+	if err == nil {
+		err = copyDatabase(sh.store.path, file)
+	}
+	if err != nil {
+		return fmt.Errorf("no backup was made: %w", err)
+	}
+	fmt.Fprintf(sh.out, "the database is copied to %s; keep a copy of the keys in %s too\n", file, sh.keys.dir)
+	return nil
 }
 
 // shellUserShow changes nothing.
