@@ -133,8 +133,13 @@ CREATE TABLE settings (
 ) STRICT, WITHOUT ROWID;
 `
 
-// migrations[n] takes a file from user_version n to n+1. Released entries are
-// never changed.
+// migrations[n] takes a file from user_version n to n+1, with foreign keys off.
+// Released entries are never changed. The next one could be
+//
+//	ALTER TABLE users ADD COLUMN phone TEXT NOT NULL DEFAULT ''; -- may be empty
+//
+// The semicolon stands before the comment: SQLite keeps the text of a column,
+// and refuses one that ends inside a comment ("incomplete input").
 var migrations = []string{schema}
 
 // Names in table settings; other files have more.
@@ -174,6 +179,8 @@ type openOptions struct {
 	mustExist bool    // refuse what is not our database already, and change no schema
 	keyDir    string  // of the signing keys, which the Python server used for its tokens
 	adopt     adopter // nil: databases of other programs are refused
+
+	migrations []string // nil: those of this program
 }
 
 // adopter takes over a database of another program. It runs inside the
@@ -186,6 +193,9 @@ type adopter func(t *queries, path string, o openOptions) error
 // files are refused untouched.
 func openStore(path string, o openOptions) (*store, error) {
 	s := &store{path: path}
+	if o.migrations == nil {
+		o.migrations = migrations
+	}
 	if err := s.open(o); err != nil {
 		return nil, fmt.Errorf("database.url (DATABASE_URL) %s: %w", path, errors.Join(err, s.close()))
 	}
@@ -292,8 +302,8 @@ func useWAL(t *queries) error {
 // prepareSchema brings the file to the newest version in one change. A process
 // that starts at the same time waits for the lock and then finds the work done.
 func (s *store) prepareSchema(t *queries, o openOptions) error {
-	version, err := schemaVersion(t)
-	if err != nil || version == len(migrations) {
+	version, err := schemaVersion(t, len(o.migrations))
+	if err != nil || version == len(o.migrations) {
 		return err
 	}
 	if o.mustExist {
@@ -301,22 +311,39 @@ func (s *store) prepareSchema(t *queries, o openOptions) error {
 			"start the server once: it makes them, or adopts those of the Python server")
 	}
 	s.created = version == 0
-	if version == foreignSchema {
-		if o.adopt == nil {
-			return errForeign
-		}
+	switch {
+	case version == foreignSchema && o.adopt == nil:
+		return errForeign
+	case version == foreignSchema:
 		if err := o.adopt(t, s.path, o); err != nil {
 			return err
 		}
-		version = 1
+		return migrate(t, 1, o.migrations)
+	case s.created:
+		return migrate(t, 0, o.migrations)
 	}
+	kept, err := keepCopy(s.path, fmt.Sprintf(".before-%d", version))
+	if err != nil {
+		return fmt.Errorf("copying the database before its migration: %w", err)
+	}
+	if err := migrate(t, version, o.migrations); err != nil {
+		os.Remove(kept) // the file is as it was
+		return err
+	}
+	o.log.Warn("the database has a new form, which older versions refuse; to go back, restore the copy",
+		"schema", len(o.migrations), "was", version, "copy", kept)
+	return nil
+}
+
+// migrate takes the tables from a version to the newest, and marks the file.
+func migrate(t *queries, version int, migrations []string) error {
 	for ; version < len(migrations); version++ {
 		if _, err := t.exec(migrations[version]); err != nil {
 			return fmt.Errorf("migration to version %d: %w", version+1, err)
 		}
 	}
 	const marks = `PRAGMA application_id = %d; PRAGMA user_version = %d`
-	_, err = t.exec(fmt.Sprintf(marks, applicationID, len(migrations)))
+	_, err := t.exec(fmt.Sprintf(marks, applicationID, version))
 	return err
 }
 
@@ -324,9 +351,10 @@ func (s *store) prepareSchema(t *queries, o openOptions) error {
 const foreignSchema = -1
 
 // schemaVersion returns the version of our schema in the file, 0 when it is
-// empty. The tables are asked for as well as the marks, so that a damaged file
-// is recognized before anything is written to it.
-func schemaVersion(t *queries) (version int, err error) {
+// empty; newest is the last one that this program knows. The tables are asked
+// for as well as the marks, so that a damaged file is recognized before
+// anything is written to it.
+func schemaVersion(t *queries, newest int) (version int, err error) {
 	var id, objects, tables int
 	err = t.get(`SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master),
 			(SELECT count(*) FROM sqlite_master WHERE type = 'table'
@@ -339,9 +367,9 @@ func schemaVersion(t *queries) (version int, err error) {
 		return 0, nil
 	case id != applicationID:
 		return foreignSchema, nil
-	case version > len(migrations):
+	case version > newest:
 		return 0, fmt.Errorf("was written by a newer pico-auth (schema %d, this one knows %d); "+
-			"start that version, or restore a backup", version, len(migrations))
+			"start that version, or restore a backup", version, newest)
 	case version < 1 || tables < 4:
 		return 0, errors.New("has our mark but not our tables: it is damaged; restore a backup")
 	}

@@ -2533,6 +2533,84 @@ func TestDB_SchemaExplainsItself(t *testing.T) {
 	want(t, "marks", marks, fmt.Sprint(applicationID, " ", len(migrations), " wal"))
 }
 
+// TestDB_Schema1IsReleased: databases of version 1 have these tables. Neither
+// side of this comparison changes any more; a migration does.
+func TestDB_Schema1IsReleased(t *testing.T) {
+	t.Parallel()
+	want(t, "migrations[0]", migrations[0], string(must(os.ReadFile("testdata/schema-1.sql"))))
+}
+
+// TestDB_Migration keeps everything that there was, and a copy of the file as
+// it was; one that fails changes nothing. The older program then refuses.
+func TestDB_Migration(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	id, access := ts.as("ada@example.com", viewer, defaultOrg)
+	_, refresh := ts.mustLogin("ada@example.com", userPassword)
+	path, logs := t.TempDir()+"/auth.db", &syncBuffer{}
+	mustOK(copyDatabase(ts.store.path, path))
+	before := dbFiles(path)
+	open := func(next ...string) (*store, error) {
+		return openStore(path, openOptions{
+			log:        slog.New(slog.NewTextHandler(logs, nil)),
+			migrations: append([]string{schema}, next...),
+		})
+	}
+	const column = `ALTER TABLE users ADD COLUMN phone TEXT NOT NULL DEFAULT ''; -- may be empty`
+	_, err := open(column, `ALTER TABLE missing ADD COLUMN n INTEGER`)
+	wantText(t, "a migration that fails", fmt.Sprint(err), "migration to version 3", "no such table")
+	want(t, "files", dbFiles(path), before)
+	mustOK(os.WriteFile(path+".before-1", []byte("of an earlier try"), 0o600))
+
+	s := must(open(column))
+	kept := path + ".before-1-2"
+	want(t, "warnings", strings.Count(logs.String(), "level=WARN"), 1)
+	wantText(t, "log", logs.String(), "schema=2 was=1 copy="+kept+"\n")
+	u := must(s.userByID(id))
+	want(t, "user", fmt.Sprint(u), fmt.Sprint(must(ts.store.userByID(id))))
+	rows := func(q *queries, query string) (n int) {
+		mustOK(q.get(query, nil, &n))
+		return n
+	}
+	want(t, "phones", rows(s.reads, `SELECT count(*) FROM users WHERE phone = ''`), 2)
+	want(t, "sessions", rows(s.reads, `SELECT count(*) FROM sessions`), 2)
+	want(t, "version", rows(s.reads, `SELECT user_version FROM pragma_user_version`), 2)
+	mustOK(s.close())
+	wantText(t, "copy", dbFiles(kept), "auth.db.before-1-2 -rw-------")
+
+	migrated := dbFiles(path)
+	_, err = open()
+	wantText(t, "the older program", fmt.Sprint(err), "newer pico-auth (schema 2, this one knows 1)")
+	want(t, "files", dbFiles(path), migrated)
+	mustOK(os.Rename(kept, path))
+	mustOK(must(open()).close())
+	restored := newTestServer(t, func(c *config) { c.databaseURL = "sqlite:///" + path })
+	restored.wantOK("refresh with the copy", restored.refresh(refresh))
+	restored.wantOK("access with the copy", restored.do("GET", auth+"/me", access, nil))
+}
+
+// TestDB_AdoptedAndNewFilesAreMigrated too; of these there is nothing to copy.
+func TestDB_AdoptedAndNewFilesAreMigrated(t *testing.T) {
+	t.Parallel()
+	adopted := t.TempDir() + "/auth.db"
+	dbFile(adopted, mainPython)
+	for _, path := range []string{adopted, t.TempDir() + "/auth.db"} {
+		s := must(openStore(path, openOptions{
+			log: slog.New(slog.DiscardHandler),
+			adopt: func(t *queries, _ string, _ openOptions) error {
+				_, err := t.exec(`DROP TABLE users; DROP TABLE refresh_tokens;` + schema)
+				return err
+			},
+			migrations: []string{schema, `CREATE TABLE second (n INTEGER)`, `DROP TABLE second`},
+		}))
+		var version int
+		mustOK(s.reads.get(`SELECT user_version FROM pragma_user_version`, nil, &version))
+		want(t, "version", version, 3)
+		mustOK(s.close())
+		want(t, "files", strings.Count(dbFiles(path), "\n"), 1)
+	}
+}
+
 // A file that is not our database is refused untouched, by an error that names
 // the setting and the file; a shell command makes none.
 func TestDB_OtherFilesAreRefusedUntouched(t *testing.T) {
