@@ -32,6 +32,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"syscall"
@@ -68,7 +69,7 @@ const usage = `pico-auth is a JWT login service.
   pico-auth [-config FILE] [serve]     run the server
   pico-auth config                     print the merged settings, secrets redacted
   pico-auth healthcheck                exit 0 if the running server can store changes
-  pico-auth version
+  pico-auth version                    name version, commit and Go; also --version
   pico-auth backup FILE                copy the database, also while the server runs
   pico-auth user add|list|show|passwd|role|status|org|verify|delete …   manage users
   pico-auth group list|add|delete|join|leave …                   manage groups
@@ -124,9 +125,12 @@ func run(ctx context.Context, p process) error {
 		return nil
 	case err != nil:
 		return usageErrorf("%w\n\n%s", err, help)
-	case line.name == "version":
-		fmt.Fprintf(p.stdout, "pico-auth %s %s/%s %s\n",
-			version, runtime.GOOS, runtime.GOARCH, runtime.Version())
+	case line.name == "version" || line.about:
+		build, known := debug.ReadBuildInfo()
+		if !known {
+			build = &debug.BuildInfo{}
+		}
+		fmt.Fprintln(p.stdout, versionLine(build.Settings))
 		return nil
 	}
 	do, known := commands[line.name]

@@ -78,6 +78,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -10928,7 +10929,8 @@ func TestMain_Healthcheck(t *testing.T) {
 func TestMain_VersionAndHelp(t *testing.T) {
 	t.Parallel()
 	for line, says := range map[string]string{
-		"version":      "pico-auth " + version,
+		"version":      "pico-auth " + version + " ",
+		"--version":    runtime.Version() + "\n",
 		"help":         usage,
 		"-h":           usage,
 		"serve --help": usage,
@@ -10939,6 +10941,26 @@ func TestMain_VersionAndHelp(t *testing.T) {
 			want(t, "exit status and errors", fmt.Sprint(code, errOut), "0")
 			wantText(t, "output", out, says)
 		})
+	}
+}
+
+// TestMain_VersionNamesTheCommit in twelve digits, if the build noted it.
+func TestMain_VersionNamesTheCommit(t *testing.T) {
+	t.Parallel()
+	for noted, named := range map[string]string{
+		"":                                     "",
+		"vcs.modified=true":                    "",
+		"vcs.revision=0123456789abcdef":        " commit 0123456789ab",
+		"vcs.revision=0123 vcs.modified=false": " commit 0123",
+		"vcs.revision=0123 vcs.modified=true":  " commit 0123 with changes",
+	} {
+		var build []debug.BuildSetting
+		for _, setting := range strings.Fields(noted) {
+			key, value, _ := strings.Cut(setting, "=")
+			build = append(build, debug.BuildSetting{Key: key, Value: value})
+		}
+		platform := " " + runtime.GOOS + "/" + runtime.GOARCH + " "
+		want(t, noted, versionLine(build), "pico-auth "+version+named+platform+runtime.Version())
 	}
 }
 
@@ -11631,7 +11653,7 @@ func TestStructure_ReadmeNames(t *testing.T) {
 	named, found := structureRead(t, "README.md")+structureRead(t, "docs/operate.md"), 0
 	code := regexp.MustCompile(`(?:refusal\(\s*\d+,|\bcode:)\s*("\w+")`)
 	event := regexp.MustCompile(`"[a-z]+\.[a-z_]+"`)
-	other := regexp.MustCompile(`"auth\.|"oidc\.|"server\.|\.pem"`) // settings, files
+	other := regexp.MustCompile(`"auth\.|"oidc\.|"server\.|"vcs\.|\.pem"`) // settings, build, files
 	for _, name := range structureFiles() {
 		text := structureRead(t, name)
 		quoted := event.FindAllString(text, -1)

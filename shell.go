@@ -20,6 +20,8 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"time"
 )
@@ -39,6 +41,7 @@ type commandLine struct {
 	words  []string // after the name
 	usage  string   // of shellUsage, if the command is there
 	config string   // path of the file, if one is named
+	about  bool     // --version, which counts more than name
 	shellOptions
 }
 
@@ -66,6 +69,7 @@ func parseCommandLine(args []string) (line commandLine, err error) {
 	f := flag.NewFlagSet("", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
 	f.StringVar(&line.config, "config", "", "")
+	f.BoolVar(&line.about, "version", false, "")
 	f.StringVar(&line.role, "role", "", "")
 	f.StringVar(&line.org, "org", "", "")
 	f.StringVar(&line.displayName, "name", "", "")
@@ -90,6 +94,23 @@ func parseCommandLine(args []string) (line commandLine, err error) {
 	}
 	line.words = words
 	return line, err
+}
+
+// versionLine names this program, the commit it was built from, as far as the
+// go command noted it in the build, and the version of Go.
+func versionLine(build []debug.BuildSetting) string {
+	noted := map[string]string{}
+	for _, setting := range build {
+		noted[setting.Key] = setting.Value
+	}
+	line := "pico-auth " + version
+	if commit := noted["vcs.revision"]; commit != "" {
+		line += fmt.Sprintf(" commit %.12s", commit)
+		if noted["vcs.modified"] == "true" {
+			line += " with changes"
+		}
+	}
+	return fmt.Sprintf("%s %s/%s %s", line, runtime.GOOS, runtime.GOARCH, runtime.Version())
 }
 
 // usageError is a wrong command line or configuration: exit status 2. All
