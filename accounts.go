@@ -79,6 +79,16 @@ func (s *store) userByID(id string) (user, error) {
 	return s.reads.userWhere(`id = $1`, id)
 }
 
+// userNamed finds the user whom an operator names by email or, when nobody has
+// that email, by id; or errNotFound.
+func (s *store) userNamed(word string) (user, error) {
+	u, err := s.userByLogin(word)
+	if errors.Is(err, errNotFound) {
+		return s.userByID(word)
+	}
+	return u, err
+}
+
 // actorRule runs inside a change: it makes the change, or refuses the actor.
 type actorRule func(t *queries, actor user) error
 

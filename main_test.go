@@ -11019,6 +11019,8 @@ func TestShell_Users(t *testing.T) {
 	want(t, "objects of user list --json", strings.Count(out, "{"), 3)
 	out = sh("", "show ADA@example.com")
 	wantText(t, "user show", out, "ada@example.com", "never", "acme")
+	id := must(ts.store.userByLogin("ada@example.com")).id
+	want(t, "user show by id", sh("", "show "+id), out)
 
 	// The server notices every change at once; a new password and a suspension
 	// end sessions.
@@ -11034,7 +11036,7 @@ func TestShell_Users(t *testing.T) {
 	sh("", "status ada@example.com active")
 	ts.wantProblem("access token after a suspension", me(access), 401, "invalid_token")
 	ts.wantProblem("refresh token after a suspension", ts.refresh(refresh), 401, "invalid_token")
-	sh("", "delete ada@example.com")
+	sh("", "delete "+id)
 	a := ts.login("ada@example.com", "another long one")
 	ts.wantProblem("login of a deleted user", a, 401, "invalid_credentials")
 }
@@ -11052,7 +11054,7 @@ user add new@example.com --password=hunter2hunter2  -               2  usage:
 user add new@example.com hunter2hunter2             -               2  usage:
 user passwd ada@example.com hunter2hunter2          -               2  usage:
 user passwd ada@example.com                         short           2  at least 8 characters
-user passwd nobody@example.com                      battery staple  1  no user has the email nobody@
+user passwd nobody@example.com                      battery staple  1  no user has the email or id nobody@
 user show nobody@example.com                        -               1  pico-auth user list
 user role ada@example.com root                      -               2  nvalid role
 user role nobody@example.com viewer                 -               1  nobody@example.com

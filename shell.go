@@ -229,13 +229,13 @@ var shellUsage = map[string]string{
 	"user": `usage:
   pico-auth user add EMAIL [--role ROLE] [--org ORG] [--name NAME] [--generate]
   pico-auth user list [--json]
-  pico-auth user show EMAIL [--json]
-  pico-auth user passwd EMAIL [--generate]
-  pico-auth user role EMAIL superadmin|org_admin|operator|viewer
-  pico-auth user status EMAIL active|suspended
-  pico-auth user org EMAIL ORG
-  pico-auth user verify EMAIL     tell other programs that the email is theirs
-  pico-auth user delete EMAIL
+  pico-auth user show EMAIL|ID [--json]
+  pico-auth user passwd EMAIL|ID [--generate]
+  pico-auth user role EMAIL|ID superadmin|org_admin|operator|viewer
+  pico-auth user status EMAIL|ID active|suspended
+  pico-auth user org EMAIL|ID ORG
+  pico-auth user verify EMAIL|ID  tell other programs that the email is theirs
+  pico-auth user delete EMAIL|ID
 
 --generate makes a password and prints it. Without it the new password is the
 first line of standard input. --json prints users as JSON, one a line; every
@@ -379,14 +379,13 @@ func shellUserList(sh *shell) error {
 	return usersWhere(userFilter{everyOrg: true}).each(sh.store.reads, sh.printRow)
 }
 
-// onUser makes a command whose first word is the email of a user. It finds the
-// user as a login does, runs do with it as the target, and prints what do
-// returns.
+// onUser makes a command whose first word is the email or the id of a user. It
+// runs do with the user as the target, and prints what do returns.
 func onUser(words int, do func(*shell) (user, error)) command {
 	return inShell(words, func(sh *shell) error {
-		u, err := sh.store.userByLogin(sh.words[0])
+		u, err := sh.store.userNamed(sh.words[0])
 		if errors.Is(err, errNotFound) {
-			return fmt.Errorf("no user has the email %s; see: pico-auth user list", sh.words[0])
+			return fmt.Errorf("no user has the email or id %s; see: pico-auth user list", sh.words[0])
 		}
 		if err == nil {
 			sh.target = u.id
