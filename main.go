@@ -69,7 +69,7 @@ const usage = `pico-auth is a JWT login service.
   pico-auth config                     print the merged settings, secrets redacted
   pico-auth healthcheck                exit 0 if the running server can store changes
   pico-auth version
-  pico-auth user add|list|show|passwd|role|status|org|verify|delete …   manage users
+  pico-auth user add|list|show|passwd|role|status|org|verify|delete|sessions …   manage users
   pico-auth group list|add|delete|join|leave …                   manage groups
   pico-auth service-token add|list|revoke …                      manage service tokens
   pico-auth key list|rotate|drop …     manage signing keys
@@ -82,21 +82,22 @@ variables such as AUTH_ISSUER and SERVER_LISTEN; the README lists them.`
 // command lines, with the number of words that follow. A room that can be
 // deleted adds its commands as lines of their own.
 var commands = map[string]command{
-	"serve":       {0, false, runServer},
-	"config":      {0, false, runConfig},
-	"healthcheck": {0, false, runHealthcheck},
-	"user add":    inShell(1, shellUserAdd),
-	"user list":   inShell(0, shellUserList),
-	"user show":   onUser(1, shellUserShow),
-	"user passwd": onUser(1, shellUserPasswd),
-	"user role":   onUser(2, shellUserSet),
-	"user status": onUser(2, shellUserSet),
-	"user org":    onUser(2, shellUserSet),
-	"user verify": onUser(1, shellUserVerify),
-	"user delete": onUser(1, shellUserDelete),
-	"key list":    inShell(0, shellKeyList),
-	"key rotate":  inShell(0, shellKeyRotate),
-	"key drop":    inShell(1, shellKeyDrop),
+	"serve":         {0, false, runServer},
+	"config":        {0, false, runConfig},
+	"healthcheck":   {0, false, runHealthcheck},
+	"user add":      inShell(1, shellUserAdd),
+	"user list":     inShell(0, shellUserList),
+	"user show":     onUser(1, shellUserShow),
+	"user passwd":   onUser(1, shellUserPasswd),
+	"user role":     onUser(2, shellUserSet),
+	"user status":   onUser(2, shellUserSet),
+	"user org":      onUser(2, shellUserSet),
+	"user verify":   onUser(1, shellUserVerify),
+	"user delete":   onUser(1, shellUserDelete),
+	"user sessions": inShell(1, shellUserSessions),
+	"key list":      inShell(0, shellKeyList),
+	"key rotate":    inShell(0, shellKeyRotate),
+	"key drop":      inShell(1, shellKeyDrop),
 
 	"group list":   inRoom(0, shellGroupList),   // room: groups
 	"group add":    inRoom(1, shellGroupAdd),    // room: groups

@@ -43,10 +43,10 @@ type commandLine struct {
 
 // shellOptions are the options of all commands that shellUsage explains: what
 // a new user gets, whether its password is made here, whether the output is
-// JSON, and whether a new key signs at once.
+// JSON, whether a new key signs at once, and whether sessions are ended.
 type shellOptions struct {
-	role, org, displayName string
-	generate, json, atOnce bool
+	role, org, displayName      string
+	generate, json, atOnce, end bool
 }
 
 // command is what a name of the command line stands for.
@@ -71,6 +71,7 @@ func parseCommandLine(args []string) (line commandLine, err error) {
 	f.BoolVar(&line.generate, "generate", false, "")
 	f.BoolVar(&line.json, "json", false, "")
 	f.BoolVar(&line.atOnce, "now", false, "")
+	f.BoolVar(&line.end, "end", false, "")
 	var words []string
 	for err == nil && len(args) > 0 {
 		err = f.Parse(args)
@@ -236,6 +237,8 @@ var shellUsage = map[string]string{
   pico-auth user org EMAIL|ID ORG
   pico-auth user verify EMAIL|ID  tell other programs that the email is theirs
   pico-auth user delete EMAIL|ID
+  pico-auth user sessions EMAIL|ID [--json]
+  pico-auth user sessions EMAIL|ID --end    log the user out everywhere
 
 --generate makes a password and prints it. Without it the new password is the
 first line of standard input. --json prints users as JSON, one a line; every
@@ -379,14 +382,20 @@ func shellUserList(sh *shell) error {
 	return usersWhere(userFilter{everyOrg: true}).each(sh.store.reads, sh.printRow)
 }
 
+// firstUser is the user whom the first word names.
+func (sh *shell) firstUser() (user, error) {
+	u, err := sh.store.userNamed(sh.words[0])
+	if errors.Is(err, errNotFound) {
+		err = fmt.Errorf("no user has the email or id %s; see: pico-auth user list", sh.words[0])
+	}
+	return u, err
+}
+
 // onUser makes a command whose first word is the email or the id of a user. It
 // runs do with the user as the target, and prints what do returns.
 func onUser(words int, do func(*shell) (user, error)) command {
 	return inShell(words, func(sh *shell) error {
-		u, err := sh.store.userNamed(sh.words[0])
-		if errors.Is(err, errNotFound) {
-			return fmt.Errorf("no user has the email or id %s; see: pico-auth user list", sh.words[0])
-		}
+		u, err := sh.firstUser()
 		if err == nil {
 			sh.target = u.id
 			u, err = do(sh)
@@ -429,6 +438,33 @@ func shellUserPasswd(sh *shell) (user, error) {
 func shellUserSet(sh *shell) (user, error) {
 	attribute := userAttributes[strings.TrimPrefix(sh.name, "user ")]
 	return sh.srv.setAttribute(sh.caller, attribute, sh.words[1])
+}
+
+// shellUserSessions lists the living sessions of a user, or ends them all and
+// lists those that there were.
+func shellUserSessions(sh *shell) error {
+	u, err := sh.firstUser()
+	if err != nil {
+		return err
+	}
+	sessions, err := sh.store.sessionsOf(u.id, sh.app.now())
+	if err == nil && sh.end {
+		sessions, err = sh.store.endSessions(sh.ctx, u.id)
+	}
+	if err != nil {
+		return err
+	}
+	sh.printColumns(nil, "CREATED", "LAST USED", "CLIENT", "IP", "ID", "USER AGENT")
+	for _, one := range sessions {
+		if sh.end {
+			sh.event("session.revoked", "user", u.id, "session", one.id, "client", one.clientID,
+				"reason", "ended by the operator", "actor", sh.by.id)
+		}
+		body := newSessionAnswer(one, "")
+		client := cmp.Or(one.clientID, "-")
+		sh.printColumns(body, body.CreatedAt, body.LastUsedAt, client, one.ip, one.id, one.userAgent)
+	}
+	return nil
 }
 
 // newPassword makes a password, which printUser shows once it is set, or reads
