@@ -5399,8 +5399,8 @@ func TestShell_Groups(t *testing.T) {
 		"join nothing ada@example.com":           "1 Group not found: nothing",
 		"join " + group.ID + " eve@example.com":  "1 User not found: eve@example.com",
 		"leave " + group.ID + " ada@example.com": "1 User " + id + " is not in group",
-		"join " + group.ID:                       "2 group join: unknown command",
-		"":                                       "2 group: unknown command",
+		"join " + group.ID:                       "2 group join takes 2 word(s) after it, not 1",
+		"":                                       "2 group needs a command after it",
 	} {
 		code, _, errOut := ts.shell("", strings.TrimSpace("group "+line))
 		refusal = strings.Replace(refusal, " ", " pico-auth: ", 1)
@@ -10598,22 +10598,22 @@ no directory||DATABASE_URL=sqlite:///no/auth.db||1|DATABASE_URL & no/auth.db
 no home||HOME=||2|AUTH_DATA_DIR & HOME
 typo|echo 'auth: {isuer: x}' >application.yaml|||2|application.yaml:1 & did you mean auth.issuer
 in use|rm -r .pico-auth|SERVER_LISTEN=127.0.0.1:V4||1|SERVER_LISTEN & in use
-in use, v4|rm -r .pico-auth; cp python.db auth.db|SERVER_LISTEN=localhost:V4||1|SERVER_LISTEN=localhost:8200
+in use, v4|rm -r .pico-auth; cp python.db auth.db|SERVER_LISTEN=localhost:V4||1|SERVER_LISTEN=localhost:8200 AUTH_ISSUER=http://localhost:8200 pico-auth
 metrics in use|rm -r .pico-auth; cp python.db auth.db|SERVER_METRICS_LISTEN=localhost:V4||1|SERVER_METRICS_LISTEN & in use
 metrics in use, v6|rm -r .pico-auth; cp python.db auth.db|SERVER_METRICS_LISTEN=localhost:V6||1|SERVER_METRICS_LISTEN & in use
-in use, v6|rm -r .pico-auth; cp python.db auth.db|SERVER_LISTEN=localhost:V6||1|SERVER_LISTEN=localhost:8200
+in use, v6|rm -r .pico-auth; cp python.db auth.db|SERVER_LISTEN=localhost:V6||1|SERVER_LISTEN=localhost:8200 AUTH_ISSUER=http://localhost:8200 pico-auth
 TLS|cp python.db auth.db|SERVER_TLS_CERT_FILE=auth.db SERVER_TLS_KEY_FILE=auth.db||2|SERVER_TLS_CERT_FILE
 no database, users|rm -r .pico-auth||user list|1|no database yet & start the server once
 no database, keys|rm -r .pico-auth||key list|1|no database yet & start the server once
 Python, users|rm -r .pico-auth; cp python.db auth.db||user list|1|auth.db & start the server once & adopts
 Python, keys|rm -r .pico-auth; cp python.db auth.db||key list|1|auth.db & start the server once & adopts
 no file|||config -config no.yaml|2|no.yaml
-no command|||start|2|start & unknown command & pico-auth healthcheck
+no command|||start|2|start is no command & pico-auth healthcheck
 no option|||-port 1|2|-port & -config FILE
-no argument|||serve fast|2|too many words & pico-auth [-config FILE] [serve]
-no option of it|||serve --now|2|options & pico-auth [-config FILE] [serve]
-half a command|||user|2|user add
-no key command|||key make|2|key rotate`
+no argument|||serve fast|2|serve takes 0 word(s) after it, not 1 & pico-auth [-config FILE] [serve]
+no option of it|||serve --now|2|serve takes no options but -config & pico-auth [-config FILE] [serve]
+half a command|||user|2|user needs a command after it & user add
+no key command|||key make|2|key make is no command & key rotate`
 
 // TestMain_RefusalsLeaveNoTrace: what cannot work ends with a status and a
 // message that names the thing, before anything is made or changed.
@@ -10781,8 +10781,10 @@ func TestMain_VersionAndHelp(t *testing.T) {
 		"version":      "pico-auth " + version,
 		"help":         usage,
 		"-h":           usage,
-		"serve --help": usage,
-		"user add -h":  shellUsage["user"],
+		"serve --help": "\n\n" + usage,
+		"user add -h":  "\n\n" + shellUsage["user"],
+		"key -h":       shellUsage["key"],
+		"foo -h":       usage,
 	} {
 		t.Run(line, func(t *testing.T) {
 			code, out, errOut := runLine(time.Now, []string{"AUTH_ISSUER=x"}, "", line)
@@ -10790,6 +10792,34 @@ func TestMain_VersionAndHelp(t *testing.T) {
 			wantText(t, "output", out, says)
 		})
 	}
+}
+
+// TestMain_HelpBeginsWithTheCommand: what was asked for stands first, with its
+// continuation.
+func TestMain_HelpBeginsWithTheCommand(t *testing.T) {
+	t.Parallel()
+	for line, first := range map[string]string{
+		"serve -h":                 "  pico-auth [-config FILE] [serve] ",
+		"config -h":                "  pico-auth config ",
+		"healthcheck -h":           "  pico-auth healthcheck ",
+		"version -h":               "  pico-auth version\n\npico-auth is",
+		"-config X user add -h":    "  pico-auth user add EMAIL [--role",
+		"user show A -config X -h": "  pico-auth user show EMAIL|ID [--json]\n\nusage:",
+		"user sessions -h":         "  pico-auth user sessions EMAIL|ID [--json]\n  pico-auth user sessions EMAIL|ID --end ",
+		"key rotate -h":            "  pico-auth key rotate  ",
+		"client secret -h":         "  pico-auth client secret NAME  print a new secret for an OpenID client, and the\n      ",
+		"user -h":                  "usage:\n  pico-auth user add",
+		"user foo -h":              "usage:\n  pico-auth user add",
+		"-h":                       "pico-auth is a JWT",
+	} {
+		t.Run(line, func(t *testing.T) {
+			t.Parallel()
+			code, out, errOut := runLine(time.Now, nil, "", line)
+			want(t, "exit status and errors", fmt.Sprint(code, errOut), "0")
+			want(t, "it begins with "+first+": "+out, strings.HasPrefix(out, first), true)
+		})
+	}
+	wantText(t, "another port", usage, "SERVER_LISTEN=localhost:8200 AUTH_ISSUER=http://localhost:8200 pico-auth")
 }
 
 // mainDaily lets keys change every day, so that a change is due at once.
@@ -11073,7 +11103,11 @@ user status ada@example.com gone                    -               2  active or
 user role admin@example.com viewer                  -               1  last active superadmin
 user status admin@example.com suspended             -               1  last active superadmin
 user delete admin@example.com                       -               1  last active superadmin
-user delete                                         -               2  usage:
+user delete                                         -               2  user delete takes 1 word(s) after it, not 0
+user foo                                            -               2  user foo is no command
+-config no.yaml user show ada@example.com           -               2  no.yaml
+user show ada@example.com -config no.yaml           -               2  no.yaml
+key                                                 -               2  key needs a command after it
 key drop -- KID                                     -               1  key rotate --now
 key drop nothing                                    -               1  no key nothing
 key drop                                            -               2  usage:`

@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -61,7 +62,6 @@ type command struct {
 // usage are set as far as the words are known, so that the right explanation
 // can be shown.
 func parseCommandLine(args []string) (line commandLine, err error) {
-	line = commandLine{name: "serve"}
 	f := flag.NewFlagSet("", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
 	f.StringVar(&line.config, "config", "", "")
@@ -80,8 +80,11 @@ func parseCommandLine(args []string) (line commandLine, err error) {
 			args = args[1:]
 		}
 	}
-	if len(words) > 0 {
+	switch {
+	case len(words) > 0:
 		line.name, words = words[0], words[1:]
+	case err == nil:
+		line.name = "serve"
 	}
 	line.usage = shellUsage[line.name]
 	if line.usage != "" && len(words) > 0 {
@@ -256,6 +259,44 @@ command above takes it.`,
 
 	"group":         groupUsage,        // room: groups
 	"service-token": serviceTokenUsage, // room: servicetokens
+}
+
+// usage explains everything but the commands of which shellUsage does.
+const usage = `pico-auth is a JWT login service.
+
+  pico-auth [-config FILE] [serve]     run the server
+  pico-auth config                     print the merged settings, secrets redacted
+  pico-auth healthcheck                exit 0 if the running server can store changes
+  pico-auth version
+  pico-auth user add|list|show|passwd|role|status|org|verify|delete|sessions …   manage users
+  pico-auth group list|add|delete|join|leave …                   manage groups
+  pico-auth service-token add|list|revoke …                      manage service tokens
+  pico-auth key list|rotate|drop …     manage signing keys
+  pico-auth client secret NAME         make the secret of an OpenID client
+
+Settings come from application.yaml (or -config FILE) and from environment
+variables such as AUTH_ISSUER and SERVER_LISTEN; the README lists them.
+On another port: ` + otherPort + ` pico-auth`
+
+// otherPort are the two settings that name the port of the server.
+const otherPort = "SERVER_LISTEN=localhost:8200 AUTH_ISSUER=http://localhost:8200"
+
+// isGroup reports whether the command line ends after the first word of a
+// command that has two.
+func (line commandLine) isGroup() bool {
+	return shellUsage[line.name] != ""
+}
+
+// help explains a command: first its own lines, then those that stand beside
+// them.
+func (line commandLine) help() string {
+	all := cmp.Or(line.usage, usage)
+	if line.isGroup() || line.name == "" {
+		return all
+	}
+	name := regexp.QuoteMeta(line.name)
+	own := regexp.MustCompile(`(?m)^  pico-auth (?:\[-config FILE\] )?\[?` + name + `(?:[] ].*)?$(?:\n {6,}.*)*`)
+	return strings.TrimLeft(strings.Join(own.FindAllString(all, -1), "\n")+"\n\n"+all, "\n")
 }
 
 // shell is one command at work.
