@@ -7,12 +7,12 @@
 // what), jwt.go (tokens), keys.go (signing keys), passwords.go (hashing and
 // throttling), db.go, accounts.go and refresh.go (storage), http.go and body.go
 // (the way of a request), handlers.go, admin.go and oidc.go (the endpoints),
-// settings.go and config.go, shell.go (the operator's commands), routes.go (the
-// list of endpoints) and main.go, which puts them together. Rooms that can be
-// deleted are groups.go, servicetokens.go, mldsa.go, the provider (clients.go,
-// pages.go, authorize.go, logout.go, token.go) and adopt.go, which takes over
-// databases of the Python server. A file uses only files that stand lower in
-// the table of TestStructure_Rooms.
+// settings.go and config.go, prompt.go and shell.go (the operator's commands),
+// routes.go (the list of endpoints) and main.go, which puts them together.
+// Rooms that can be deleted are groups.go, servicetokens.go, mldsa.go, the
+// provider (clients.go, pages.go, authorize.go, logout.go, token.go) and
+// adopt.go, which takes over databases of the Python server. A file uses only
+// files that stand lower in the table of TestStructure_Rooms.
 package main
 
 import (

@@ -11082,6 +11082,66 @@ func TestShell_Users(t *testing.T) {
 	ts.wantProblem("login of a deleted user", a, 401, "invalid_credentials")
 }
 
+// promptTalks are what comes before the command, the two lines that are typed,
+// and what is seen then.
+const promptTalks = `
+same        -           typed secret  typed secret   status 0
+differ      -           typed secret  other secret   the two passwords differ & status 1
+short       -           typed         typed          at least 8 characters & status 2
+interrupt   -           typed secret  ^C             interrupted & status 1
+at once     -           ^C            -              interrupted & status 1
+no stty     PATH=/none  typed secret  typed secret   is shown as you type & status 0`
+
+// TestPrompt_HidesThePassword at a terminal, asks for it twice, and leaves a
+// terminal that shows what is typed.
+func TestPrompt_HidesThePassword(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("script"); err != nil || runtime.GOOS != "linux" {
+		t.Skip("needs the script of util-linux")
+	}
+	for _, row := range lines(promptTalks) {
+		column := columns(row)
+		t.Run(column[0], func(t *testing.T) {
+			t.Parallel()
+			ts := newTestServer(t)
+			ts.mustUser("ada@example.com", viewer, defaultOrg)
+			line := fmt.Sprintf("trap : INT; %s %s user passwd ada@example.com; echo status $?; stty -a",
+				column[1], must(os.Executable()))
+			cmd := exec.CommandContext(t.Context(), "script", "-qec", line, "/dev/null")
+			cmd.Env = append(os.Environ(), append(ts.environ(), "PICO_AUTH_RUN_MAIN=1", "AUTH_BCRYPT_COST=10")...)
+			keyboard, screen := must(cmd.StdinPipe()), must(cmd.StdoutPipe())
+			mustOK(cmd.Start())
+			seen := ""
+			readUntil := func(text string) {
+				for one := make([]byte, 1); !strings.Contains(seen, text); seen += string(one) {
+					if _, err := screen.Read(one); err != nil {
+						t.Fatalf("no %q: %s", text, seen)
+					}
+				}
+			}
+			for i, question := range []string{"new password: ", "the same again: "} {
+				if column[2+i] != "" {
+					readUntil(question)
+					typed := strings.Replace(column[2+i]+"\n", "^C\n", "\x03", 1)
+					must(io.WriteString(keyboard, typed))
+				}
+			}
+			readUntil("echok")
+			keyboard.Close()
+			io.Copy(io.Discard, screen)
+			mustOK(cmd.Wait())
+			wantText(t, "seen", seen, strings.Split(column[4], " & ")...)
+			want(t, "echo is on: "+seen, strings.Contains(seen, " iexten echo "), true)
+			want(t, "the password is seen: "+seen, strings.Contains(seen, "typed secret"), column[1] != "")
+			if strings.Contains(seen, "status 0") {
+				ts.mustLogin("ada@example.com", "typed secret")
+			} else {
+				ts.mustLogin("ada@example.com", userPassword)
+			}
+		})
+	}
+}
+
 // shellRefusals are a command, its standard input, its exit status and what it
 // says. KID is the key that signs.
 const shellRefusals = `
@@ -11287,6 +11347,7 @@ var structureFloors = map[string]int{
 	"provider.go":      13,
 	"forwardauth.go":   13,
 	"routes.go":        14,
+	"prompt.go":        14,
 	"shell.go":         15,
 	"main.go":          16,
 }
@@ -11330,7 +11391,7 @@ var structureOnly = map[string]string{
 	"math/rand":      "",
 	"math/rand/v2":   "",
 	"net/http/pprof": "",
-	"os/exec":        "",
+	"os/exec":        "prompt.go",
 	"testing":        "",
 	"unsafe":         "",
 

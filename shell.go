@@ -243,8 +243,8 @@ var shellUsage = map[string]string{
   pico-auth user sessions EMAIL|ID [--json]
   pico-auth user sessions EMAIL|ID --end    log the user out everywhere
 
---generate makes a password and prints it. Without it the new password is the
-first line of standard input. --json prints users as JSON, one a line; every
+--generate makes a password and prints it. Without it the new password is asked
+for at a terminal, or is the first line of a pipe. --json prints users as JSON, one a line; every
 command above takes it.`,
 
 	"key": `usage:
@@ -508,20 +508,18 @@ func shellUserSessions(sh *shell) error {
 	return nil
 }
 
-// newPassword makes a password, which printUser shows once it is set, or reads
-// the first line of standard input. A line has at most 4096 bytes, so that a
+// newPassword makes a password, which printUser shows once it is set, asks for
+// it, or reads the first line of a pipe. A line has at most 4096 bytes, so that a
 // wrong file does not fill the memory; checkNewPassword refuses it anyway.
 func (sh *shell) newPassword() (string, error) {
 	if sh.generate {
 		sh.generated = rand.Text() // 130 bits
 		return sh.generated, nil
 	}
-	fmt.Fprintln(sh.stderr, "reading the new password from standard input, one line; it is shown as you type")
-	line, err := bufio.NewReader(io.LimitReader(sh.stdin, 4096)).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return "", err
+	if in := terminalOf(sh.stdin); in != nil {
+		return askPassword(sh.ctx, in, sh.stderr)
 	}
-	return strings.TrimRight(line, "\r\n"), nil
+	return readLine(bufio.NewReader(io.LimitReader(sh.stdin, 4096)))
 }
 
 // printUser prints one user, and the password that was made for it.
