@@ -11045,6 +11045,15 @@ func TestShell_Users(t *testing.T) {
 	line := strings.Split(sh("", "list"), "\n")[2]
 	fields := strings.Join(strings.Fields(line)[:5], " ")
 	want(t, "user list", fields, "ada@example.com operator acme active never")
+	for filter, count := range map[string]int{
+		"--org acme":                 1,
+		"--role superadmin":          1,
+		"--role viewer --org acme":   0,
+		"--role operator --org acme": 1,
+	} {
+		listed := sh("", "list --json "+filter)
+		want(t, "users of list "+filter, strings.Count(listed, `"email":`), count)
+	}
 	out = sh("", "list --json")
 	want(t, "objects of user list --json", strings.Count(out, "{"), 3)
 	out = sh("", "show ADA@example.com")
@@ -11082,6 +11091,62 @@ func TestShell_Users(t *testing.T) {
 	ts.wantProblem("login of a deleted user", a, 401, "invalid_credentials")
 }
 
+// atTerminal runs a command at a terminal, on the files of a test server, and
+// returns what is seen there. talk is what to wait for and what to type, by
+// turns. Before the command stand settings of the environment. After it the
+// terminal tells its state.
+func (ts *testServer) atTerminal(t *testing.T, environ, command string, talk []string) (seen string) {
+	t.Helper()
+	if _, err := exec.LookPath("script"); err != nil || runtime.GOOS != "linux" {
+		t.Skip("needs the script of util-linux")
+	}
+	line := fmt.Sprintf("trap : INT; %s %s %s; echo status $?; stty -a", environ, must(os.Executable()), command)
+	cmd := exec.CommandContext(t.Context(), "script", "-qec", line, "/dev/null")
+	cmd.Env = append(os.Environ(), append(ts.environ(), "PICO_AUTH_RUN_MAIN=1", "AUTH_BCRYPT_COST=10")...)
+	keyboard, screen := must(cmd.StdinPipe()), must(cmd.StdoutPipe())
+	mustOK(cmd.Start())
+	readUntil := func(text string) {
+		for one := make([]byte, 1); !strings.Contains(seen, text); seen += string(one) {
+			if _, err := screen.Read(one); err != nil {
+				t.Fatalf("no %q: %s", text, seen)
+			}
+		}
+	}
+	for turn := range slices.Chunk(talk, 2) {
+		if turn[1] != "" {
+			readUntil(turn[0])
+			must(io.WriteString(keyboard, strings.Replace(turn[1]+"\n", "^C\n", "\x03", 1)))
+		}
+	}
+	readUntil("echok")
+	keyboard.Close()
+	io.Copy(io.Discard, screen)
+	mustOK(cmd.Wait())
+	return seen
+}
+
+// TestPrompt_AsksBeforeDeleting at a terminal, unless it is told not to.
+func TestPrompt_AsksBeforeDeleting(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	for _, row := range []struct{ options, answer, says string }{
+		{"", "n", "nothing was deleted"},
+		{"", "yes, I think", "nothing was deleted"},
+		{"", "y", "status 0"},
+		{"--yes", "", "status 0"},
+	} {
+		t.Run(row.options+row.answer, func(t *testing.T) {
+			id := ts.mustUser("ada@example.com", viewer, defaultOrg)
+			question := "delete " + id + " for good? [y/N] "
+			seen := ts.atTerminal(t, "", "user delete "+id+" "+row.options, []string{question, row.answer})
+			wantText(t, "seen", seen, row.says)
+			_, err := ts.store.userByID(id)
+			want(t, "deleted", errors.Is(err, errNotFound), row.says == "status 0")
+			ts.shell("", "user delete "+id)
+		})
+	}
+}
+
 // promptTalks are what comes before the command, the two lines that are typed,
 // and what is seen then.
 const promptTalks = `
@@ -11096,40 +11161,14 @@ no stty     PATH=/none  typed secret  typed secret   is shown as you type & stat
 // terminal that shows what is typed.
 func TestPrompt_HidesThePassword(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("script"); err != nil || runtime.GOOS != "linux" {
-		t.Skip("needs the script of util-linux")
-	}
 	for _, row := range lines(promptTalks) {
 		column := columns(row)
 		t.Run(column[0], func(t *testing.T) {
 			t.Parallel()
 			ts := newTestServer(t)
 			ts.mustUser("ada@example.com", viewer, defaultOrg)
-			line := fmt.Sprintf("trap : INT; %s %s user passwd ada@example.com; echo status $?; stty -a",
-				column[1], must(os.Executable()))
-			cmd := exec.CommandContext(t.Context(), "script", "-qec", line, "/dev/null")
-			cmd.Env = append(os.Environ(), append(ts.environ(), "PICO_AUTH_RUN_MAIN=1", "AUTH_BCRYPT_COST=10")...)
-			keyboard, screen := must(cmd.StdinPipe()), must(cmd.StdoutPipe())
-			mustOK(cmd.Start())
-			seen := ""
-			readUntil := func(text string) {
-				for one := make([]byte, 1); !strings.Contains(seen, text); seen += string(one) {
-					if _, err := screen.Read(one); err != nil {
-						t.Fatalf("no %q: %s", text, seen)
-					}
-				}
-			}
-			for i, question := range []string{"new password: ", "the same again: "} {
-				if column[2+i] != "" {
-					readUntil(question)
-					typed := strings.Replace(column[2+i]+"\n", "^C\n", "\x03", 1)
-					must(io.WriteString(keyboard, typed))
-				}
-			}
-			readUntil("echok")
-			keyboard.Close()
-			io.Copy(io.Discard, screen)
-			mustOK(cmd.Wait())
+			talk := []string{"new password: ", column[2], "the same again: ", column[3]}
+			seen := ts.atTerminal(t, column[1], "user passwd ada@example.com", talk)
 			wantText(t, "seen", seen, strings.Split(column[4], " & ")...)
 			want(t, "echo is on: "+seen, strings.Contains(seen, " iexten echo "), true)
 			want(t, "the password is seen: "+seen, strings.Contains(seen, "typed secret"), column[1] != "")
@@ -11157,7 +11196,8 @@ user passwd ada@example.com hunter2hunter2          -               2  usage:
 user passwd ada@example.com                         short           2  at least 8 characters
 user passwd nobody@example.com                      battery staple  1  no user has the email or id nobody@
 user show nobody@example.com                        -               1  pico-auth user list
-user role ada@example.com root                      -               2  nvalid role
+user role ada@example.com root                      -               2  nvalid role: root; the roles are superadmin, org_admin,
+user list --role root                               -               2  operator and viewer
 user role nobody@example.com viewer                 -               1  nobody@example.com
 user status ada@example.com gone                    -               2  active or suspended
 user role admin@example.com viewer                  -               1  last active superadmin

@@ -44,10 +44,11 @@ type commandLine struct {
 
 // shellOptions are the options of all commands that shellUsage explains: what
 // a new user gets, whether its password is made here, whether the output is
-// JSON, whether a new key signs at once, and whether sessions are ended.
+// JSON, whether a new key signs at once, whether sessions are ended, and
+// whether nothing is asked at a terminal.
 type shellOptions struct {
-	role, org, displayName      string
-	generate, json, atOnce, end bool
+	role, org, displayName           string
+	generate, json, atOnce, end, yes bool
 }
 
 // command is what a name of the command line stands for.
@@ -72,6 +73,7 @@ func parseCommandLine(args []string) (line commandLine, err error) {
 	f.BoolVar(&line.json, "json", false, "")
 	f.BoolVar(&line.atOnce, "now", false, "")
 	f.BoolVar(&line.end, "end", false, "")
+	f.BoolVar(&line.yes, "yes", false, "")
 	var words []string
 	for err == nil && len(args) > 0 {
 		err = f.Parse(args)
@@ -232,20 +234,20 @@ func (a *app) changeKeys(ctx context.Context, decide func(now time.Time) keyChan
 var shellUsage = map[string]string{
 	"user": `usage:
   pico-auth user add EMAIL [--role ROLE] [--org ORG] [--name NAME] [--generate]
-  pico-auth user list [--json]
+  pico-auth user list [--role ROLE] [--org ORG] [--json]
   pico-auth user show EMAIL|ID [--json]
   pico-auth user passwd EMAIL|ID [--generate]
   pico-auth user role EMAIL|ID superadmin|org_admin|operator|viewer
   pico-auth user status EMAIL|ID active|suspended
   pico-auth user org EMAIL|ID ORG
   pico-auth user verify EMAIL|ID  tell other programs that the email is theirs
-  pico-auth user delete EMAIL|ID
+  pico-auth user delete EMAIL|ID [--yes]
   pico-auth user sessions EMAIL|ID [--json]
   pico-auth user sessions EMAIL|ID --end    log the user out everywhere
 
 --generate makes a password and prints it. Without it the new password is asked
 for at a terminal, or is the first line of a pipe. --json prints users as JSON, one a line; every
-command above takes it.`,
+command above takes it. At a terminal, delete asks unless there is --yes.`,
 
 	"key": `usage:
   pico-auth key list [--json]
@@ -295,7 +297,8 @@ func (line commandLine) help() string {
 		return all
 	}
 	name := regexp.QuoteMeta(line.name)
-	own := regexp.MustCompile(`(?m)^  pico-auth (?:\[-config FILE\] )?\[?` + name + `(?:[] ].*)?$(?:\n {6,}.*)*`)
+	own := regexp.MustCompile(`(?m)^  pico-auth (?:\[-config FILE\] )?\[?` + name +
+		`(?:[] ].*)?$(?:\n {6,}.*)*`) // continuation lines stand further right
 	return strings.TrimLeft(strings.Join(own.FindAllString(all, -1), "\n")+"\n\n"+all, "\n")
 }
 
@@ -347,7 +350,11 @@ func inShell(words int, do func(*shell) error) command {
 		err = cmp.Or(do(sh), sh.out.Flush())
 		// What is meant for HTTP clients becomes a text and an exit status.
 		if e, ok := errors.AsType[*apiError](err); ok {
-			if err = errors.New(e.detail); e.status == 422 {
+			err = errors.New(e.detail)
+			if e.code == "invalid_role" {
+				err = fmt.Errorf("%w; the roles are superadmin, org_admin, operator and viewer", err)
+			}
+			if e.status == 422 {
 				err = usageError{err}
 			}
 		}
@@ -419,8 +426,14 @@ func shellUserAdd(sh *shell) error {
 // shellUserList prints page by page, so its memory does not grow with the
 // users.
 func shellUserList(sh *shell) error {
+	if sh.role != "" {
+		if err := checkRole(sh.role); err != nil {
+			return err
+		}
+	}
 	sh.printHeader()
-	return usersWhere(userFilter{everyOrg: true}).each(sh.store.reads, sh.printRow)
+	filter := userFilter{everyOrg: sh.org == "", orgID: sh.org, role: sh.role}
+	return usersWhere(filter).each(sh.store.reads, sh.printRow)
 }
 
 // firstUser is the user whom the first word names.
@@ -458,8 +471,15 @@ func shellUserVerify(sh *shell) (user, error) {
 	return sh.srv.verifyEmail(sh.caller, true)
 }
 
-// shellUserDelete returns the user that there was.
+// shellUserDelete returns the user that there was. A script is not asked.
 func shellUserDelete(sh *shell) (user, error) {
+	if in := terminalOf(sh.stdin); in != nil && !sh.yes {
+		question := "delete " + cleanText(sh.words[0]) + " for good? [y/N] "
+		answer, err := askLine(sh.ctx, bufio.NewReader(in), sh.stderr, question)
+		if err != nil || !strings.EqualFold(answer, "y") {
+			return user{}, cmp.Or(err, errors.New("nothing was deleted"))
+		}
+	}
 	return sh.srv.deleteUser(sh.caller)
 }
 
