@@ -492,6 +492,19 @@ type sessionAnswer struct {
 	Current    bool   `json:"current"`
 }
 
+func newSessionAnswer(one session, current string) sessionAnswer {
+	return sessionAnswer{
+		ID:         one.id,
+		CreatedAt:  rfc3339(one.createdAt),
+		LastUsedAt: rfc3339(one.lastUsedAt),
+		ExpiresAt:  rfc3339(one.expiresAt),
+		IP:         one.ip,
+		UserAgent:  one.userAgent,
+		Client:     one.clientID,
+		Current:    one.id == current,
+	}
+}
+
 // handleSessions lists where the caller is logged in, so that a stranger's
 // session can be seen and ended.
 func (s *server) handleSessions(x *exchange, p principal) error {
@@ -504,16 +517,7 @@ func (s *server) handleSessions(x *exchange, p principal) error {
 	}
 	answers := make([]sessionAnswer, 0, len(sessions))
 	for _, one := range sessions {
-		answers = append(answers, sessionAnswer{
-			ID:         one.id,
-			CreatedAt:  rfc3339(one.createdAt),
-			LastUsedAt: rfc3339(one.lastUsedAt),
-			ExpiresAt:  rfc3339(one.expiresAt),
-			IP:         one.ip,
-			UserAgent:  one.userAgent,
-			Client:     one.clientID,
-			Current:    one.id == p.sessionID,
-		})
+		answers = append(answers, newSessionAnswer(one, p.sessionID))
 	}
 	return writeJSON(x, map[string]any{"sessions": answers, "total": len(answers)})
 }

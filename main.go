@@ -7,12 +7,12 @@
 // what), jwt.go (tokens), keys.go (signing keys), passwords.go (hashing and
 // throttling), backup.go, db.go, accounts.go and refresh.go (storage), http.go
 // and body.go (the way of a request), handlers.go, admin.go and oidc.go (the
-// endpoints), settings.go and config.go, shell.go (the operator's commands),
-// routes.go (the list of endpoints) and main.go, which puts them together.
-// Rooms that can be deleted are groups.go, servicetokens.go, mldsa.go, the
-// provider (clients.go, pages.go, authorize.go, logout.go, token.go) and
-// adopt.go, which takes over databases of the Python server. A file uses only
-// files that stand lower in the table of TestStructure_Rooms.
+// endpoints), settings.go and config.go, prompt.go and shell.go (the operator's
+// commands), routes.go (the list of endpoints) and main.go, which puts them
+// together. Rooms that can be deleted are groups.go, servicetokens.go,
+// mldsa.go, the provider (clients.go, pages.go, authorize.go, logout.go,
+// token.go) and adopt.go, which takes over databases of the Python server. A
+// file uses only files that stand lower in the table of TestStructure_Rooms.
 package main
 
 import (
@@ -63,43 +63,27 @@ func exitCode(err error, stderr io.Writer) int {
 	return 1
 }
 
-// usage explains everything but the commands of which shellUsage does.
-const usage = `pico-auth is a JWT login service.
-
-  pico-auth [-config FILE] [serve]     run the server
-  pico-auth config                     print the merged settings, secrets redacted
-  pico-auth healthcheck                exit 0 if the running server can store changes
-  pico-auth version                    name version, commit and Go; also --version
-  pico-auth backup FILE                copy the database, also while the server runs
-  pico-auth user add|list|show|passwd|role|status|org|verify|delete …   manage users
-  pico-auth group list|add|delete|join|leave …                   manage groups
-  pico-auth service-token add|list|revoke …                      manage service tokens
-  pico-auth key list|rotate|drop …     manage signing keys
-  pico-auth client secret NAME         make the secret of an OpenID client
-
-Settings come from application.yaml (or -config FILE) and from environment
-variables such as AUTH_ISSUER and SERVER_LISTEN; the README lists them.`
-
 // commands are what run does with a configuration, by the names of their
 // command lines, with the number of words that follow. A room that can be
 // deleted adds its commands as lines of their own.
 var commands = map[string]command{
-	"serve":       {0, false, runServer},
-	"config":      {0, false, runConfig},
-	"healthcheck": {0, false, runHealthcheck},
-	"backup":      inShell(1, shellBackup),
-	"user add":    inShell(1, shellUserAdd),
-	"user list":   inShell(0, shellUserList),
-	"user show":   onUser(1, shellUserShow),
-	"user passwd": onUser(1, shellUserPasswd),
-	"user role":   onUser(2, shellUserSet),
-	"user status": onUser(2, shellUserSet),
-	"user org":    onUser(2, shellUserSet),
-	"user verify": onUser(1, shellUserVerify),
-	"user delete": onUser(1, shellUserDelete),
-	"key list":    inShell(0, shellKeyList),
-	"key rotate":  inShell(0, shellKeyRotate),
-	"key drop":    inShell(1, shellKeyDrop),
+	"serve":         {0, false, runServer},
+	"config":        {0, false, runConfig},
+	"healthcheck":   {0, false, runHealthcheck},
+	"backup":        inShell(1, shellBackup),
+	"user add":      inShell(1, shellUserAdd),
+	"user list":     inShell(0, shellUserList),
+	"user show":     onUser(1, shellUserShow),
+	"user passwd":   onUser(1, shellUserPasswd),
+	"user role":     onUser(2, shellUserSet),
+	"user status":   onUser(2, shellUserSet),
+	"user org":      onUser(2, shellUserSet),
+	"user verify":   onUser(1, shellUserVerify),
+	"user delete":   onUser(1, shellUserDelete),
+	"user sessions": inShell(1, shellUserSessions),
+	"key list":      inShell(0, shellKeyList),
+	"key rotate":    inShell(0, shellKeyRotate),
+	"key drop":      inShell(1, shellKeyDrop),
 
 	"group list":   inRoom(0, shellGroupList),   // room: groups
 	"group add":    inRoom(1, shellGroupAdd),    // room: groups
@@ -118,7 +102,7 @@ var commands = map[string]command{
 // ctx has ended. Help and version need no configuration, not even a usable one.
 func run(ctx context.Context, p process) error {
 	line, err := parseCommandLine(p.args)
-	help := cmp.Or(line.usage, usage)
+	help := line.help()
 	switch {
 	case errors.Is(err, flag.ErrHelp) || line.name == "help":
 		fmt.Fprintln(p.stdout, help)
@@ -134,10 +118,19 @@ func run(ctx context.Context, p process) error {
 		return nil
 	}
 	do, known := commands[line.name]
-	misplaced := help == usage && line.shellOptions != shellOptions{}
-	if !known || misplaced || len(line.words) != do.words {
-		return usageErrorf("%s: unknown command, or too few or too many words or options\n\n%s",
-			line.name, help)
+	fault := ""
+	switch {
+	case line.isGroup():
+		fault = "needs a command after it"
+	case !known:
+		fault = "is no command"
+	case len(line.words) != do.words:
+		fault = fmt.Sprintf("takes %d word(s) after it, not %d", do.words, len(line.words))
+	case line.usage == "" && line.shellOptions != shellOptions{}:
+		fault = "takes no options but -config"
+	}
+	if fault != "" {
+		return usageErrorf("%s %s\n\n%s", line.name, fault, help)
 	}
 	cfg, err := loadConfig(line.config, p.environ)
 	if err != nil && !do.anyConfig {
@@ -356,7 +349,7 @@ func listen(s *setting) (listeners []net.Listener, err error) {
 			hint := "choose another port"
 			if s.key == "server.listen" {
 				hint = "if it does not run already, choose another port here and in the issuer: " +
-					"SERVER_LISTEN=localhost:8200 AUTH_ISSUER=http://localhost:8200"
+					otherPort + " pico-auth"
 			}
 			return listeners, fmt.Errorf("%s %s: %w; %s", s.at(), s.text, err, hint)
 		}

@@ -5550,8 +5550,8 @@ func TestShell_Groups(t *testing.T) {
 		"join nothing ada@example.com":           "1 Group not found: nothing",
 		"join " + group.ID + " eve@example.com":  "1 User not found: eve@example.com",
 		"leave " + group.ID + " ada@example.com": "1 User " + id + " is not in group",
-		"join " + group.ID:                       "2 group join: unknown command",
-		"":                                       "2 group: unknown command",
+		"join " + group.ID:                       "2 group join takes 2 word(s) after it, not 1",
+		"":                                       "2 group needs a command after it",
 	} {
 		code, _, errOut := ts.shell("", strings.TrimSpace("group "+line))
 		refusal = strings.Replace(refusal, " ", " pico-auth: ", 1)
@@ -10749,22 +10749,22 @@ no directory||DATABASE_URL=sqlite:///no/auth.db||1|DATABASE_URL & no/auth.db
 no home||HOME=||2|AUTH_DATA_DIR & HOME
 typo|echo 'auth: {isuer: x}' >application.yaml|||2|application.yaml:1 & did you mean auth.issuer
 in use|rm -r .pico-auth|SERVER_LISTEN=127.0.0.1:V4||1|SERVER_LISTEN & in use
-in use, v4|rm -r .pico-auth; cp python.db auth.db|SERVER_LISTEN=localhost:V4||1|SERVER_LISTEN=localhost:8200
+in use, v4|rm -r .pico-auth; cp python.db auth.db|SERVER_LISTEN=localhost:V4||1|SERVER_LISTEN=localhost:8200 AUTH_ISSUER=http://localhost:8200 pico-auth
 metrics in use|rm -r .pico-auth; cp python.db auth.db|SERVER_METRICS_LISTEN=localhost:V4||1|SERVER_METRICS_LISTEN & in use
 metrics in use, v6|rm -r .pico-auth; cp python.db auth.db|SERVER_METRICS_LISTEN=localhost:V6||1|SERVER_METRICS_LISTEN & in use
-in use, v6|rm -r .pico-auth; cp python.db auth.db|SERVER_LISTEN=localhost:V6||1|SERVER_LISTEN=localhost:8200
+in use, v6|rm -r .pico-auth; cp python.db auth.db|SERVER_LISTEN=localhost:V6||1|SERVER_LISTEN=localhost:8200 AUTH_ISSUER=http://localhost:8200 pico-auth
 TLS|cp python.db auth.db|SERVER_TLS_CERT_FILE=auth.db SERVER_TLS_KEY_FILE=auth.db||2|SERVER_TLS_CERT_FILE
 no database, users|rm -r .pico-auth||user list|1|no database yet & start the server once
 no database, keys|rm -r .pico-auth||key list|1|no database yet & start the server once
 Python, users|rm -r .pico-auth; cp python.db auth.db||user list|1|auth.db & start the server once & adopts
 Python, keys|rm -r .pico-auth; cp python.db auth.db||key list|1|auth.db & start the server once & adopts
 no file|||config -config no.yaml|2|no.yaml
-no command|||start|2|start & unknown command & pico-auth healthcheck
+no command|||start|2|start is no command & pico-auth healthcheck
 no option|||-port 1|2|-port & -config FILE
-no argument|||serve fast|2|too many words & pico-auth [-config FILE] [serve]
-no option of it|||serve --now|2|options & pico-auth [-config FILE] [serve]
-half a command|||user|2|user add
-no key command|||key make|2|key rotate`
+no argument|||serve fast|2|serve takes 0 word(s) after it, not 1 & pico-auth [-config FILE] [serve]
+no option of it|||serve --now|2|serve takes no options but -config & pico-auth [-config FILE] [serve]
+half a command|||user|2|user needs a command after it & user add
+no key command|||key make|2|key make is no command & key rotate`
 
 // TestMain_RefusalsLeaveNoTrace: what cannot work ends with a status and a
 // message that names the thing, before anything is made or changed.
@@ -10933,8 +10933,10 @@ func TestMain_VersionAndHelp(t *testing.T) {
 		"--version":    runtime.Version() + "\n",
 		"help":         usage,
 		"-h":           usage,
-		"serve --help": usage,
-		"user add -h":  shellUsage["user"],
+		"serve --help": "\n\n" + usage,
+		"user add -h":  "\n\n" + shellUsage["user"],
+		"key -h":       shellUsage["key"],
+		"foo -h":       usage,
 	} {
 		t.Run(line, func(t *testing.T) {
 			code, out, errOut := runLine(time.Now, []string{"AUTH_ISSUER=x"}, "", line)
@@ -10962,6 +10964,34 @@ func TestMain_VersionNamesTheCommit(t *testing.T) {
 		platform := " " + runtime.GOOS + "/" + runtime.GOARCH + " "
 		want(t, noted, versionLine(build), "pico-auth "+version+named+platform+runtime.Version())
 	}
+}
+
+// TestMain_HelpBeginsWithTheCommand: what was asked for stands first, with its
+// continuation.
+func TestMain_HelpBeginsWithTheCommand(t *testing.T) {
+	t.Parallel()
+	for line, first := range map[string]string{
+		"serve -h":                 "  pico-auth [-config FILE] [serve] ",
+		"config -h":                "  pico-auth config ",
+		"healthcheck -h":           "  pico-auth healthcheck ",
+		"version -h":               "  pico-auth version  ",
+		"-config X user add -h":    "  pico-auth user add EMAIL [--role",
+		"user show A -config X -h": "  pico-auth user show EMAIL|ID [--json]\n\nusage:",
+		"user sessions -h":         "  pico-auth user sessions EMAIL|ID [--json]\n  pico-auth user sessions EMAIL|ID --end ",
+		"key rotate -h":            "  pico-auth key rotate  ",
+		"client secret -h":         "  pico-auth client secret NAME  print a new secret for an OpenID client, and the\n      ",
+		"user -h":                  "usage:\n  pico-auth user add",
+		"user foo -h":              "usage:\n  pico-auth user add",
+		"-h":                       "pico-auth is a JWT",
+	} {
+		t.Run(line, func(t *testing.T) {
+			t.Parallel()
+			code, out, errOut := runLine(time.Now, nil, "", line)
+			want(t, "exit status and errors", fmt.Sprint(code, errOut), "0")
+			want(t, "it begins with "+first+": "+out, strings.HasPrefix(out, first), true)
+		})
+	}
+	wantText(t, "another port", usage, "SERVER_LISTEN=localhost:8200 AUTH_ISSUER=http://localhost:8200 pico-auth")
 }
 
 // mainDaily lets keys change every day, so that a change is due at once.
@@ -11187,6 +11217,15 @@ func TestShell_Users(t *testing.T) {
 	line := strings.Split(sh("", "list"), "\n")[2]
 	fields := strings.Join(strings.Fields(line)[:5], " ")
 	want(t, "user list", fields, "ada@example.com operator acme active never")
+	for filter, count := range map[string]int{
+		"--org acme":                 1,
+		"--role superadmin":          1,
+		"--role viewer --org acme":   0,
+		"--role operator --org acme": 1,
+	} {
+		listed := sh("", "list --json "+filter)
+		want(t, "users of list "+filter, strings.Count(listed, `"email":`), count)
+	}
 	out = sh("", "list --json")
 	want(t, "objects of user list --json", strings.Count(out, "{"), 3)
 	out = sh("", "show ADA@example.com")
@@ -11208,9 +11247,110 @@ func TestShell_Users(t *testing.T) {
 	sh("", "status ada@example.com active")
 	ts.wantProblem("access token after a suspension", me(access), 401, "invalid_token")
 	ts.wantProblem("refresh token after a suspension", ts.refresh(refresh), 401, "invalid_token")
+	sessions := strings.Count(sh("", "sessions "+id+" --json"), `"last_used_at":`)
+	want(t, "sessions after a suspension", sessions, 0)
+	access, _ = ts.mustLogin("ada@example.com", "another long one")
+	out = sh("", "sessions ADA@example.com --json")
+	wantText(t, "user sessions --json", out, `"ip":"127.0.0.1"`, `"created_at":`, `"user_agent":`)
+	row := strings.Fields(strings.Split(sh("", "sessions "+id), "\n")[1])
+	wantText(t, "the id of the session", out, `"id":"`+row[4]+`"`)
+	want(t, "GET /me of a listed session", me(access).status, 200)
+	_, _, log := ts.shell("", "user sessions "+id+" --end")
+	wantText(t, "event of user sessions --end", log, "session.revoked", "user="+id, "session="+row[4], "actor=shell")
+	ts.wantProblem("access token after user sessions --end", me(access), 401, "invalid_token")
 	sh("", "delete "+id)
 	a := ts.login("ada@example.com", "another long one")
 	ts.wantProblem("login of a deleted user", a, 401, "invalid_credentials")
+}
+
+// atTerminal runs a command at a terminal, on the files of a test server, and
+// returns what is seen there. talk is what to wait for and what to type, by
+// turns. Before the command stand settings of the environment. After it the
+// terminal tells its state.
+func (ts *testServer) atTerminal(t *testing.T, environ, command string, talk []string) (seen string) {
+	t.Helper()
+	if _, err := exec.LookPath("script"); err != nil || runtime.GOOS != "linux" {
+		t.Skip("needs the script of util-linux")
+	}
+	line := fmt.Sprintf("trap : INT; %s %s %s; echo status $?; stty -a", environ, must(os.Executable()), command)
+	cmd := exec.CommandContext(t.Context(), "script", "-qec", line, "/dev/null")
+	cmd.Env = append(os.Environ(), append(ts.environ(), "PICO_AUTH_RUN_MAIN=1", "AUTH_BCRYPT_COST=10")...)
+	keyboard, screen := must(cmd.StdinPipe()), must(cmd.StdoutPipe())
+	mustOK(cmd.Start())
+	readUntil := func(text string) {
+		for one := make([]byte, 1); !strings.Contains(seen, text); seen += string(one) {
+			if _, err := screen.Read(one); err != nil {
+				t.Fatalf("no %q: %s", text, seen)
+			}
+		}
+	}
+	for turn := range slices.Chunk(talk, 2) {
+		if turn[1] != "" {
+			readUntil(turn[0])
+			must(io.WriteString(keyboard, strings.Replace(turn[1]+"\n", "^C\n", "\x03", 1)))
+		}
+	}
+	readUntil("echok")
+	keyboard.Close()
+	io.Copy(io.Discard, screen)
+	mustOK(cmd.Wait())
+	return seen
+}
+
+// TestPrompt_AsksBeforeDeleting at a terminal, unless it is told not to.
+func TestPrompt_AsksBeforeDeleting(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	for _, row := range []struct{ options, answer, says string }{
+		{"", "n", "nothing was deleted"},
+		{"", "yes, I think", "nothing was deleted"},
+		{"", "y", "status 0"},
+		{"--yes", "", "status 0"},
+	} {
+		t.Run(row.options+row.answer, func(t *testing.T) {
+			id := ts.mustUser("ada@example.com", viewer, defaultOrg)
+			question := "delete " + id + " for good? [y/N] "
+			seen := ts.atTerminal(t, "", "user delete "+id+" "+row.options, []string{question, row.answer})
+			wantText(t, "seen", seen, row.says)
+			_, err := ts.store.userByID(id)
+			want(t, "deleted", errors.Is(err, errNotFound), row.says == "status 0")
+			ts.shell("", "user delete "+id)
+		})
+	}
+}
+
+// promptTalks are what comes before the command, the two lines that are typed,
+// and what is seen then.
+const promptTalks = `
+same        -           typed secret  typed secret   status 0
+differ      -           typed secret  other secret   the two passwords differ & status 1
+short       -           typed         typed          at least 8 characters & status 2
+interrupt   -           typed secret  ^C             interrupted & status 1
+at once     -           ^C            -              interrupted & status 1
+no stty     PATH=/none  typed secret  typed secret   is shown as you type & status 0`
+
+// TestPrompt_HidesThePassword at a terminal, asks for it twice, and leaves a
+// terminal that shows what is typed.
+func TestPrompt_HidesThePassword(t *testing.T) {
+	t.Parallel()
+	for _, row := range lines(promptTalks) {
+		column := columns(row)
+		t.Run(column[0], func(t *testing.T) {
+			t.Parallel()
+			ts := newTestServer(t)
+			ts.mustUser("ada@example.com", viewer, defaultOrg)
+			talk := []string{"new password: ", column[2], "the same again: ", column[3]}
+			seen := ts.atTerminal(t, column[1], "user passwd ada@example.com", talk)
+			wantText(t, "seen", seen, strings.Split(column[4], " & ")...)
+			want(t, "echo is on: "+seen, strings.Contains(seen, " iexten echo "), true)
+			want(t, "the password is seen: "+seen, strings.Contains(seen, "typed secret"), column[1] != "")
+			if strings.Contains(seen, "status 0") {
+				ts.mustLogin("ada@example.com", "typed secret")
+			} else {
+				ts.mustLogin("ada@example.com", userPassword)
+			}
+		})
+	}
 }
 
 // shellRefusals are a command, its standard input, its exit status and what it
@@ -11228,13 +11368,18 @@ user passwd ada@example.com hunter2hunter2          -               2  usage:
 user passwd ada@example.com                         short           2  at least 8 characters
 user passwd nobody@example.com                      battery staple  1  no user has the email or id nobody@
 user show nobody@example.com                        -               1  pico-auth user list
-user role ada@example.com root                      -               2  nvalid role
+user role ada@example.com root                      -               2  nvalid role: root; the roles are superadmin, org_admin,
+user list --role root                               -               2  operator and viewer
 user role nobody@example.com viewer                 -               1  nobody@example.com
 user status ada@example.com gone                    -               2  active or suspended
 user role admin@example.com viewer                  -               1  last active superadmin
 user status admin@example.com suspended             -               1  last active superadmin
 user delete admin@example.com                       -               1  last active superadmin
-user delete                                         -               2  usage:
+user delete                                         -               2  user delete takes 1 word(s) after it, not 0
+user foo                                            -               2  user foo is no command
+-config no.yaml user show ada@example.com           -               2  no.yaml
+user show ada@example.com -config no.yaml           -               2  no.yaml
+key                                                 -               2  key needs a command after it
 key drop -- KID                                     -               1  key rotate --now
 key drop nothing                                    -               1  no key nothing
 key drop                                            -               2  usage:`
@@ -11415,6 +11560,7 @@ var structureFloors = map[string]int{
 	"provider.go":      13,
 	"forwardauth.go":   13,
 	"routes.go":        14,
+	"prompt.go":        14,
 	"shell.go":         15,
 	"main.go":          16,
 }
@@ -11458,7 +11604,7 @@ var structureOnly = map[string]string{
 	"math/rand":      "",
 	"math/rand/v2":   "",
 	"net/http/pprof": "",
-	"os/exec":        "",
+	"os/exec":        "prompt.go",
 	"testing":        "",
 	"unsafe":         "",
 

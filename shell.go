@@ -20,6 +20,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -47,10 +48,11 @@ type commandLine struct {
 
 // shellOptions are the options of all commands that shellUsage explains: what
 // a new user gets, whether its password is made here, whether the output is
-// JSON, and whether a new key signs at once.
+// JSON, whether a new key signs at once, whether sessions are ended, and
+// whether nothing is asked at a terminal.
 type shellOptions struct {
-	role, org, displayName string
-	generate, json, atOnce bool
+	role, org, displayName           string
+	generate, json, atOnce, end, yes bool
 }
 
 // command is what a name of the command line stands for.
@@ -65,7 +67,6 @@ type command struct {
 // usage are set as far as the words are known, so that the right explanation
 // can be shown.
 func parseCommandLine(args []string) (line commandLine, err error) {
-	line = commandLine{name: "serve"}
 	f := flag.NewFlagSet("", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
 	f.StringVar(&line.config, "config", "", "")
@@ -76,6 +77,8 @@ func parseCommandLine(args []string) (line commandLine, err error) {
 	f.BoolVar(&line.generate, "generate", false, "")
 	f.BoolVar(&line.json, "json", false, "")
 	f.BoolVar(&line.atOnce, "now", false, "")
+	f.BoolVar(&line.end, "end", false, "")
+	f.BoolVar(&line.yes, "yes", false, "")
 	var words []string
 	for err == nil && len(args) > 0 {
 		err = f.Parse(args)
@@ -84,8 +87,11 @@ func parseCommandLine(args []string) (line commandLine, err error) {
 			args = args[1:]
 		}
 	}
-	if len(words) > 0 {
+	switch {
+	case len(words) > 0:
 		line.name, words = words[0], words[1:]
+	case err == nil:
+		line.name = "serve"
 	}
 	line.usage = shellUsage[line.name]
 	if line.usage != "" && len(words) > 0 {
@@ -250,18 +256,20 @@ func (a *app) changeKeys(ctx context.Context, decide func(now time.Time) keyChan
 var shellUsage = map[string]string{
 	"user": `usage:
   pico-auth user add EMAIL [--role ROLE] [--org ORG] [--name NAME] [--generate]
-  pico-auth user list [--json]
+  pico-auth user list [--role ROLE] [--org ORG] [--json]
   pico-auth user show EMAIL|ID [--json]
   pico-auth user passwd EMAIL|ID [--generate]
   pico-auth user role EMAIL|ID superadmin|org_admin|operator|viewer
   pico-auth user status EMAIL|ID active|suspended
   pico-auth user org EMAIL|ID ORG
   pico-auth user verify EMAIL|ID  tell other programs that the email is theirs
-  pico-auth user delete EMAIL|ID
+  pico-auth user delete EMAIL|ID [--yes]
+  pico-auth user sessions EMAIL|ID [--json]
+  pico-auth user sessions EMAIL|ID --end    log the user out everywhere
 
---generate makes a password and prints it. Without it the new password is the
-first line of standard input. --json prints users as JSON, one a line; every
-command above takes it.`,
+--generate makes a password and prints it. Without it the new password is asked
+for at a terminal, or is the first line of a pipe. --json prints users as JSON, one a line; every
+command above takes it. At a terminal, delete asks unless there is --yes.`,
 
 	"key": `usage:
   pico-auth key list [--json]
@@ -275,6 +283,46 @@ command above takes it.`,
 
 	"group":         groupUsage,        // room: groups
 	"service-token": serviceTokenUsage, // room: servicetokens
+}
+
+// usage explains everything but the commands of which shellUsage does.
+const usage = `pico-auth is a JWT login service.
+
+  pico-auth [-config FILE] [serve]     run the server
+  pico-auth config                     print the merged settings, secrets redacted
+  pico-auth healthcheck                exit 0 if the running server can store changes
+  pico-auth version                    name version, commit and Go; also --version
+  pico-auth backup FILE                copy the database, also while the server runs
+  pico-auth user add|list|show|passwd|role|status|org|verify|delete|sessions …   manage users
+  pico-auth group list|add|delete|join|leave …                   manage groups
+  pico-auth service-token add|list|revoke …                      manage service tokens
+  pico-auth key list|rotate|drop …     manage signing keys
+  pico-auth client secret NAME         make the secret of an OpenID client
+
+Settings come from application.yaml (or -config FILE) and from environment
+variables such as AUTH_ISSUER and SERVER_LISTEN; docs/settings.md lists them.
+On another port: ` + otherPort + ` pico-auth`
+
+// otherPort are the two settings that name the port of the server.
+const otherPort = "SERVER_LISTEN=localhost:8200 AUTH_ISSUER=http://localhost:8200"
+
+// isGroup reports whether the command line ends after the first word of a
+// command that has two.
+func (line commandLine) isGroup() bool {
+	return shellUsage[line.name] != ""
+}
+
+// help explains a command: first its own lines, then those that stand beside
+// them.
+func (line commandLine) help() string {
+	all := cmp.Or(line.usage, usage)
+	if line.isGroup() || line.name == "" {
+		return all
+	}
+	name := regexp.QuoteMeta(line.name)
+	own := regexp.MustCompile(`(?m)^  pico-auth (?:\[-config FILE\] )?\[?` + name +
+		`(?:[] ].*)?$(?:\n {6,}.*)*`) // continuation lines stand further right
+	return strings.TrimLeft(strings.Join(own.FindAllString(all, -1), "\n")+"\n\n"+all, "\n")
 }
 
 // shell is one command at work.
@@ -325,7 +373,11 @@ func inShell(words int, do func(*shell) error) command {
 		err = cmp.Or(do(sh), sh.out.Flush())
 		// What is meant for HTTP clients becomes a text and an exit status.
 		if e, ok := errors.AsType[*apiError](err); ok {
-			if err = errors.New(e.detail); e.status == 422 {
+			err = errors.New(e.detail)
+			if e.code == "invalid_role" {
+				err = fmt.Errorf("%w; the roles are superadmin, org_admin, operator and viewer", err)
+			}
+			if e.status == 422 {
 				err = usageError{err}
 			}
 		}
@@ -397,18 +449,30 @@ func shellUserAdd(sh *shell) error {
 // shellUserList prints page by page, so its memory does not grow with the
 // users.
 func shellUserList(sh *shell) error {
+	if sh.role != "" {
+		if err := checkRole(sh.role); err != nil {
+			return err
+		}
+	}
 	sh.printHeader()
-	return usersWhere(userFilter{everyOrg: true}).each(sh.store.reads, sh.printRow)
+	filter := userFilter{everyOrg: sh.org == "", orgID: sh.org, role: sh.role}
+	return usersWhere(filter).each(sh.store.reads, sh.printRow)
+}
+
+// firstUser is the user whom the first word names.
+func (sh *shell) firstUser() (user, error) {
+	u, err := sh.store.userNamed(sh.words[0])
+	if errors.Is(err, errNotFound) {
+		err = fmt.Errorf("no user has the email or id %s; see: pico-auth user list", sh.words[0])
+	}
+	return u, err
 }
 
 // onUser makes a command whose first word is the email or the id of a user. It
 // runs do with the user as the target, and prints what do returns.
 func onUser(words int, do func(*shell) (user, error)) command {
 	return inShell(words, func(sh *shell) error {
-		u, err := sh.store.userNamed(sh.words[0])
-		if errors.Is(err, errNotFound) {
-			return fmt.Errorf("no user has the email or id %s; see: pico-auth user list", sh.words[0])
-		}
+		u, err := sh.firstUser()
 		if err == nil {
 			sh.target = u.id
 			u, err = do(sh)
@@ -444,8 +508,15 @@ func shellUserVerify(sh *shell) (user, error) {
 	return sh.srv.verifyEmail(sh.caller, true)
 }
 
-// shellUserDelete returns the user that there was.
+// shellUserDelete returns the user that there was. A script is not asked.
 func shellUserDelete(sh *shell) (user, error) {
+	if in := terminalOf(sh.stdin); in != nil && !sh.yes {
+		question := "delete " + cleanText(sh.words[0]) + " for good? [y/N] "
+		answer, err := askLine(sh.ctx, bufio.NewReader(in), sh.stderr, question)
+		if err != nil || !strings.EqualFold(answer, "y") {
+			return user{}, cmp.Or(err, errors.New("nothing was deleted"))
+		}
+	}
 	return sh.srv.deleteUser(sh.caller)
 }
 
@@ -467,20 +538,45 @@ func shellUserSet(sh *shell) (user, error) {
 	return sh.srv.setAttribute(sh.caller, attribute, sh.words[1])
 }
 
-// newPassword makes a password, which printUser shows once it is set, or reads
-// the first line of standard input. A line has at most 4096 bytes, so that a
-// wrong file does not fill the memory; checkNewPassword refuses it anyway.
+// shellUserSessions lists the living sessions of a user, or ends them all and
+// lists those that there were.
+func shellUserSessions(sh *shell) error {
+	u, err := sh.firstUser()
+	if err != nil {
+		return err
+	}
+	sessions, err := sh.store.sessionsOf(u.id, sh.app.now())
+	if err == nil && sh.end {
+		sessions, err = sh.store.endSessions(sh.ctx, u.id)
+	}
+	if err != nil {
+		return err
+	}
+	sh.printColumns(nil, "CREATED", "LAST USED", "CLIENT", "IP", "ID", "USER AGENT")
+	for _, one := range sessions {
+		if sh.end {
+			sh.event("session.revoked", "user", u.id, "session", one.id, "client", one.clientID,
+				"reason", "ended by the operator", "actor", sh.by.id)
+		}
+		body := newSessionAnswer(one, "")
+		client := cmp.Or(one.clientID, "-")
+		sh.printColumns(body, body.CreatedAt, body.LastUsedAt, client, one.ip, one.id, one.userAgent)
+	}
+	return nil
+}
+
+// newPassword makes a password, which printUser shows once it is set, asks for
+// it, or reads the first line of a pipe. A line has at most 4096 bytes, so that
+// a wrong file does not fill the memory; checkNewPassword refuses it anyway.
 func (sh *shell) newPassword() (string, error) {
 	if sh.generate {
 		sh.generated = rand.Text() // 130 bits
 		return sh.generated, nil
 	}
-	fmt.Fprintln(sh.stderr, "reading the new password from standard input, one line; it is shown as you type")
-	line, err := bufio.NewReader(io.LimitReader(sh.stdin, 4096)).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return "", err
+	if in := terminalOf(sh.stdin); in != nil {
+		return askPassword(sh.ctx, in, sh.stderr)
 	}
-	return strings.TrimRight(line, "\r\n"), nil
+	return readLine(bufio.NewReader(io.LimitReader(sh.stdin, 4096)))
 }
 
 // printUser prints one user, and the password that was made for it.
