@@ -62,8 +62,10 @@ func (c caller) recheck(actor user) error {
 // shellCall is a command of the operator's shell for the files below shell.go.
 type shellCall struct {
 	caller
-	words     []string // after the name of the command
-	role, org string   // the options of these names; may be empty
+	words []string // after the name of the command
+
+	role, org, description string // the options of these names; may be empty
+
 	// print shows a row in columns, or its body as JSON when that was asked
 	// for. A nil body is a line for people alone.
 	print func(body any, columns ...string)

@@ -331,12 +331,14 @@ func (s *server) leaveGroup(c caller, userID string) error {
 
 const groupUsage = `usage:
   pico-auth group list [--org ORG] [--json]
-  pico-auth group add NAME [--org ORG] [--json]
-  pico-auth group delete ID
-  pico-auth group join ID EMAIL
-  pico-auth group leave ID EMAIL
+  pico-auth group add NAME [--org ORG] [--description TEXT] [--json]
+  pico-auth group show GROUP [--json]       its members
+  pico-auth group delete GROUP
+  pico-auth group join GROUP EMAIL|ID
+  pico-auth group leave GROUP EMAIL|ID
 
-ID is that of a group, as the list shows it and access tokens carry it.`
+GROUP is the id, as the list shows it and access tokens carry it, or the name if
+only one group has it; --org ORG looks in one organisation.`
 
 // printGroup prints one line about a group.
 func (c shellCall) printGroup(g group) { c.print(g, g.ID, g.OrgID, g.Name, g.Description) }
@@ -347,15 +349,51 @@ func shellGroupList(s *server, c shellCall) error {
 }
 
 func shellGroupAdd(s *server, c shellCall) error {
-	g, err := s.createGroup(c.caller, group{Name: c.words[0], OrgID: cmp.Or(c.org, defaultOrg)})
+	g, err := s.createGroup(c.caller, group{
+		Name:        c.words[0],
+		Description: c.description,
+		OrgID:       cmp.Or(c.org, defaultOrg),
+	})
 	if err == nil {
 		c.printGroup(g)
 	}
 	return err
 }
 
+// findGroup makes the group that the first word names the target.
+func (c *shellCall) findGroup(s *server) error {
+	list := groupsWhere(userFilter{everyOrg: c.org == "", orgID: c.org})
+	list.args = append(list.args, c.words[0])
+	list.where += fmt.Sprintf(" AND $%d IN (id, name)", len(list.args))
+	found, err := list.page(s.store.reads, 0, 2)
+	switch {
+	case err != nil:
+		return err
+	case len(found) == 0:
+		return refusal(404, "group_not_found", "Group not found: "+c.words[0])
+	case len(found) > 1:
+		return errors.New("several groups are called " + c.words[0] + "; give the id of one, or --org")
+	}
+	c.target = found[0].ID
+	return nil
+}
+
+// shellGroupShow prints who is in a group.
+func shellGroupShow(s *server, c shellCall) error {
+	if err := c.findGroup(s); err != nil {
+		return err
+	}
+	c.print(nil, "JOINED", "EMAIL", "ID")
+	return membersOf(c.target).each(s.store.reads, func(m groupMember) {
+		u, _ := s.store.userByID(m.UserID) // may be gone since
+		c.print(m, m.JoinedAt.String(), u.email, m.UserID)
+	})
+}
+
 func shellGroupDelete(s *server, c shellCall) error {
-	c.target = c.words[0]
+	if err := c.findGroup(s); err != nil {
+		return err
+	}
 	g, err := s.deleteGroup(c.caller)
 	if err == nil {
 		c.printGroup(g)
@@ -369,13 +407,15 @@ func shellGroupLeave(s *server, c shellCall) error { return c.onMember(s, s.leav
 
 // onMember runs a change of the group and the user that the words name.
 func (c shellCall) onMember(s *server, change func(caller, string) error) error {
-	u, err := s.store.userByLogin(c.words[1])
+	if err := c.findGroup(s); err != nil {
+		return err
+	}
+	u, err := s.store.userNamed(c.words[1])
 	if errors.Is(err, errNotFound) {
 		return userNotFound(c.words[1])
 	}
 	if err != nil {
 		return err
 	}
-	c.target = c.words[0]
 	return change(c.caller, u.id)
 }

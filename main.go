@@ -87,6 +87,7 @@ var commands = map[string]command{
 
 	"group list":   inRoom(0, shellGroupList),   // room: groups
 	"group add":    inRoom(1, shellGroupAdd),    // room: groups
+	"group show":   inRoom(1, shellGroupShow),   // room: groups
 	"group delete": inRoom(1, shellGroupDelete), // room: groups
 	"group join":   inRoom(2, shellGroupJoin),   // room: groups
 	"group leave":  inRoom(2, shellGroupLeave),  // room: groups

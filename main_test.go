@@ -5541,12 +5541,18 @@ func TestShell_Groups(t *testing.T) {
 	want(t, "list --org", strings.Join(strings.Fields(sh("list --org acme")), " "),
 		"ID ORG NAME DESCRIPTION "+group.ID+" acme team")
 	want(t, "objects of list --json", strings.Count(sh("list --json"), "{"), 2)
-	sh("leave " + group.ID + " ada@example.com")
+	want(t, "members", strings.Count(sh("show team --json"), `"user_id":"`+id+`"`), 1)
+	wantText(t, "group show", sh("show "+group.ID), "ada@example.com", id)
+	sh("leave team " + id)
+	sh("join team " + id)
+	wantText(t, "add --description", sh("add team --org other --description answers"), "answers")
+	sh("leave team --org acme ada@example.com")
 	want(t, "groups then", len(must(ts.store.userByID(id)).memberships()), 0)
 	for line, refusal := range map[string]string{
 		"add team --org acme":                    "1 Group already exists: team",
 		"add a/b":                                "2 name must have",
 		"add team --org a,b":                     "2 org_id must have",
+		"show team":                              "1 several groups are called team; give the id",
 		"join nothing ada@example.com":           "1 Group not found: nothing",
 		"join " + group.ID + " eve@example.com":  "1 User not found: eve@example.com",
 		"leave " + group.ID + " ada@example.com": "1 User " + id + " is not in group",
@@ -5558,6 +5564,7 @@ func TestShell_Groups(t *testing.T) {
 		wantText(t, "group "+line, fmt.Sprint(code, " ", errOut), refusal)
 	}
 	sh("delete " + group.ID)
+	sh("delete team") // the other one
 	want(t, "list then", strings.Contains(sh("list"), "team"), false)
 }
 
@@ -5735,7 +5742,8 @@ func TestShell_ServiceTokens(t *testing.T) {
 	sh("add bot", 1, "a service token of this name already")
 	sh("add a/b", 2, "name must have")
 	sh("add new --role root", 2, "nvalid role")
-	list := sh("list", 0, "NAME", "bot", "root")
+	sh("add told --description answers", 0)
+	list := sh("list", 0, "NAME", "bot", "root", "answers")
 	want(t, "the list shows a token", strings.Contains(list, "pico_svc"), false)
 	want(t, "acme alone", strings.Count(sh("list --org acme --json", 0), "{"), 1)
 	sh("revoke bot", 0)

@@ -273,7 +273,7 @@ func (s *server) revokeServiceToken(c caller, name string) error {
 // --- in the shell ---
 
 const serviceTokenUsage = `usage:
-  pico-auth service-token add NAME [--role ROLE] [--org ORG] [--json]
+  pico-auth service-token add NAME [--role ROLE] [--org ORG] [--description TEXT] [--json]
   pico-auth service-token list [--org ORG] [--json]
   pico-auth service-token revoke NAME
 
@@ -282,9 +282,10 @@ says otherwise.`
 
 func shellServiceTokenAdd(s *server, c shellCall) error {
 	made, err := s.createServiceToken(c.caller, serviceToken{
-		Name:  c.words[0],
-		Role:  cmp.Or(c.role, operator),
-		OrgID: cmp.Or(c.org, defaultOrg),
+		Name:        c.words[0],
+		Description: c.description,
+		Role:        cmp.Or(c.role, operator),
+		OrgID:       cmp.Or(c.org, defaultOrg),
 	})
 	switch {
 	case err != nil:

@@ -46,13 +46,13 @@ type commandLine struct {
 	shellOptions
 }
 
-// shellOptions are the options of all commands that shellUsage explains: what
-// a new user gets, whether its password is made here, whether the output is
-// JSON, whether a new key signs at once, whether sessions are ended, and
-// whether nothing is asked at a terminal.
+// shellOptions are the options of all commands that shellUsage explains: what a
+// new user, group or token gets, whether its password is made here, whether the
+// output is JSON, whether a new key signs at once, whether sessions are ended,
+// and whether nothing is asked at a terminal.
 type shellOptions struct {
-	role, org, displayName           string
-	generate, json, atOnce, end, yes bool
+	role, org, displayName, description string
+	generate, json, atOnce, end, yes    bool
 }
 
 // command is what a name of the command line stands for.
@@ -74,6 +74,7 @@ func parseCommandLine(args []string) (line commandLine, err error) {
 	f.StringVar(&line.role, "role", "", "")
 	f.StringVar(&line.org, "org", "", "")
 	f.StringVar(&line.displayName, "name", "", "")
+	f.StringVar(&line.description, "description", "", "")
 	f.BoolVar(&line.generate, "generate", false, "")
 	f.BoolVar(&line.json, "json", false, "")
 	f.BoolVar(&line.atOnce, "now", false, "")
@@ -294,7 +295,7 @@ const usage = `pico-auth is a JWT login service.
   pico-auth version                    name version, commit and Go; also --version
   pico-auth backup FILE                copy the database, also while the server runs
   pico-auth user add|list|show|passwd|role|status|org|verify|delete|sessions …   manage users
-  pico-auth group list|add|delete|join|leave …                   manage groups
+  pico-auth group list|add|show|delete|join|leave …              manage groups
   pico-auth service-token add|list|revoke …                      manage service tokens
   pico-auth key list|rotate|drop …     manage signing keys
   pico-auth client secret NAME         make the secret of an OpenID client
@@ -390,11 +391,12 @@ func inShell(words int, do func(*shell) error) command {
 func inRoom(words int, do func(*server, shellCall) error) command {
 	return inShell(words, func(sh *shell) error {
 		return do(sh.srv, shellCall{
-			caller: sh.caller,
-			words:  sh.words,
-			role:   sh.role,
-			org:    sh.org,
-			print:  sh.printColumns,
+			caller:      sh.caller,
+			words:       sh.words,
+			role:        sh.role,
+			org:         sh.org,
+			description: sh.description,
+			print:       sh.printColumns,
 		})
 	})
 }
