@@ -332,10 +332,10 @@ func (s *server) leaveGroup(c caller, userID string) error {
 const groupUsage = `usage:
   pico-auth group list [--org ORG] [--json]
   pico-auth group add NAME [--org ORG] [--description TEXT] [--json]
-  pico-auth group show GROUP [--json]       its members
-  pico-auth group delete GROUP
-  pico-auth group join GROUP EMAIL|ID
-  pico-auth group leave GROUP EMAIL|ID
+  pico-auth group show GROUP [--org ORG] [--json]     its members
+  pico-auth group delete GROUP [--org ORG]
+  pico-auth group join GROUP EMAIL|ID [--org ORG]
+  pico-auth group leave GROUP EMAIL|ID [--org ORG]
 
 GROUP is the id, as the list shows it and access tokens carry it, or the name if
 only one group has it; --org ORG looks in one organisation.`

@@ -287,8 +287,8 @@ func (k *keyring) reload() (changed bool, err error) {
 }
 
 // keyFiles returns the names of the key files, and a text that changes when
-// one of them does. os.Stat follows symlinks: Kubernetes mounts secrets as
-// links and changes where they lead.
+// one of them does. Kubernetes mounts secrets as links and changes where they
+// lead, maybe to a file of the same size and time, so the target counts too.
 func (k *keyring) keyFiles() (names []string, stamp string, err error) {
 	entries, err := os.ReadDir(k.dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -302,7 +302,8 @@ func (k *keyring) keyFiles() (names []string, stamp string, err error) {
 		}
 		names = append(names, name)
 		if info, err := os.Stat(k.path(name)); err == nil {
-			stamp += fmt.Sprintln(name, info.Size(), info.ModTime(), info.Mode())
+			target, _ := filepath.EvalSymlinks(k.path(name))
+			stamp += fmt.Sprintln(name, target, info.Size(), info.ModTime(), info.Mode())
 		}
 	}
 	return names, stamp, err

@@ -126,9 +126,9 @@ func run(ctx context.Context, p process) error {
 	case !known:
 		fault = "is no command"
 	case len(line.words) != do.words:
-		fault = fmt.Sprintf("takes %d word(s) after it, not %d", do.words, len(line.words))
-	case line.usage == "" && line.shellOptions != shellOptions{}:
-		fault = "takes no options but -config"
+		fault = fmt.Sprintf("takes %d words after it, not %d", do.words, len(line.words))
+	case line.untaken() != "":
+		fault = "takes no " + line.untaken()
 	}
 	if fault != "" {
 		return usageErrorf("%s %s\n\n%s", line.name, fault, help)

@@ -5556,7 +5556,7 @@ func TestShell_Groups(t *testing.T) {
 		"join nothing ada@example.com":           "1 Group not found: nothing",
 		"join " + group.ID + " eve@example.com":  "1 User not found: eve@example.com",
 		"leave " + group.ID + " ada@example.com": "1 User " + id + " is not in group",
-		"join " + group.ID:                       "2 group join takes 2 word(s) after it, not 1",
+		"join " + group.ID:                       "2 group join takes 2 words after it, not 1",
 		"":                                       "2 group needs a command after it",
 	} {
 		code, _, errOut := ts.shell("", strings.TrimSpace("group "+line))
@@ -10769,8 +10769,10 @@ Python, keys|rm -r .pico-auth; cp python.db auth.db||key list|1|auth.db & start 
 no file|||config -config no.yaml|2|no.yaml
 no command|||start|2|start is no command & pico-auth healthcheck
 no option|||-port 1|2|-port & -config FILE
-no argument|||serve fast|2|serve takes 0 word(s) after it, not 1 & pico-auth [-config FILE] [serve]
-no option of it|||serve --now|2|serve takes no options but -config & pico-auth [-config FILE] [serve]
+no argument|||serve fast|2|serve takes 0 words after it, not 1 & pico-auth [-config FILE] [serve]
+no option of it|||user list --now|2|user list takes no --now & [--org ORG]
+no filter of it|||key list --role viewer|2|key list takes no --role & pico-auth key list
+no option of it|||serve --now|2|serve takes no --now & pico-auth [-config FILE] [serve]
 half a command|||user|2|user needs a command after it & user add
 no key command|||key make|2|key make is no command & key rotate`
 
@@ -11383,7 +11385,7 @@ user status ada@example.com gone                    -               2  active or
 user role admin@example.com viewer                  -               1  last active superadmin
 user status admin@example.com suspended             -               1  last active superadmin
 user delete admin@example.com                       -               1  last active superadmin
-user delete                                         -               2  user delete takes 1 word(s) after it, not 0
+user delete                                         -               2  user delete takes 1 words after it, not 0
 user foo                                            -               2  user foo is no command
 -config no.yaml user show ada@example.com           -               2  no.yaml
 user show ada@example.com -config no.yaml           -               2  no.yaml

@@ -38,11 +38,12 @@ type process struct {
 
 // commandLine is what the arguments say.
 type commandLine struct {
-	name   string   // of the command, such as "serve" or "user add"
-	words  []string // after the name
-	usage  string   // of shellUsage, if the command is there
-	config string   // path of the file, if one is named
-	about  bool     // --version, which counts more than name
+	name    string   // of the command, such as "serve" or "user add"
+	words   []string // after the name
+	usage   string   // of shellUsage, if the command is there
+	config  string   // path of the file, if one is named
+	options []string // the names of those that were given
+	about   bool     // --version, which counts more than name
 	shellOptions
 }
 
@@ -100,6 +101,7 @@ func parseCommandLine(args []string) (line commandLine, err error) {
 		words = words[1:]
 	}
 	line.words = words
+	f.Visit(func(option *flag.Flag) { line.options = append(line.options, option.Name) })
 	return line, err
 }
 
@@ -269,8 +271,9 @@ var shellUsage = map[string]string{
   pico-auth user sessions EMAIL|ID --end    log the user out everywhere
 
 --generate makes a password and prints it. Without it the new password is asked
-for at a terminal, or is the first line of a pipe. --json prints users as JSON, one a line; every
-command above takes it. At a terminal, delete asks unless there is --yes.`,
+for at a terminal, or is the first line of a pipe. --json prints users as JSON,
+one a line; every command above takes it. At a terminal, delete asks unless
+there is --yes.`,
 
 	"key": `usage:
   pico-auth key list [--json]
@@ -320,10 +323,27 @@ func (line commandLine) help() string {
 	if line.isGroup() || line.name == "" {
 		return all
 	}
-	name := regexp.QuoteMeta(line.name)
-	own := regexp.MustCompile(`(?m)^  pico-auth (?:\[-config FILE\] )?\[?` + name +
+	return strings.TrimLeft(line.synopsis()+"\n\n"+all, "\n")
+}
+
+// synopsis is the lines of the explanation that begin with the command.
+func (line commandLine) synopsis() string {
+	own := regexp.MustCompile(`(?m)^  pico-auth (?:\[-config FILE\] )?\[?` + regexp.QuoteMeta(line.name) +
 		`(?:[] ].*)?$(?:\n {6,}.*)*`) // continuation lines stand further right
-	return strings.TrimLeft(strings.Join(own.FindAllString(all, -1), "\n")+"\n\n"+all, "\n")
+	return strings.Join(own.FindAllString(cmp.Or(line.usage, usage), -1), "\n")
+}
+
+// untaken returns an option that the synopsis does not name, or "": a filter
+// that is ignored would show what it was to hide. Every command of shellUsage
+// takes --json.
+func (line commandLine) untaken() string {
+	for _, name := range line.options {
+		everywhere := name == "config" || (name == "json" && line.usage != "")
+		if !everywhere && !strings.Contains(line.synopsis(), "--"+name) {
+			return "--" + name
+		}
+	}
+	return ""
 }
 
 // shell is one command at work.
