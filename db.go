@@ -136,7 +136,7 @@ CREATE TABLE settings (
 // migrations[n] takes a file from user_version n to n+1, with foreign keys off.
 // Released entries are never changed. The next one could be
 //
-//	ALTER TABLE users ADD COLUMN phone TEXT NOT NULL DEFAULT ''; -- may be empty
+//	ALTER TABLE users ADD COLUMN phone TEXT NOT NULL DEFAULT ''; -- or empty
 //
 // The semicolon stands before the comment: SQLite keeps the text of a column,
 // and refuses one that ends inside a comment ("incomplete input").

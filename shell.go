@@ -516,7 +516,7 @@ func shellBackup(sh *shell) error {
 	if err != nil {
 		return fmt.Errorf("no backup was made: %w", err)
 	}
-	fmt.Fprintf(sh.out, "the database is copied to %s; keep a copy of the keys in %s too\n", file, sh.keys.dir)
+	fmt.Fprintf(sh.out, "the database is copied to %s; copy the keys in %s too\n", file, sh.keys.dir)
 	return nil
 }
 
