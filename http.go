@@ -316,7 +316,10 @@ func bearerToken(r *http.Request) (string, error) {
 	if len(credentials) > 1 {
 		return "", errMalformed
 	}
-	return strings.TrimLeft(token, " "), nil
+	if token = strings.TrimLeft(token, " "); token == "" {
+		return "", errTokenMissing
+	}
+	return token, nil
 }
 
 // --- errors ---

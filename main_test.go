@@ -3672,7 +3672,7 @@ func TestHTTP_AuthorizationHeader(t *testing.T) {
 		"Invalid token; send it as Authorization: Bearer ACCESS_TOKEN": `
 			Basic_H.P.S H.P.S JWT_H.P.S Bearer:H.P.S "Bearer_H.P.S" F`,
 		"Invalid token": `
-			Bearer Bearer_H.P.S_x Bearer_H.P.S,H.P.S
+			Bearer_H.P.S_x Bearer_H.P.S,H.P.S
 			Bearer_. Bearer_.. Bearer_... Bearer_H Bearer_H.P Bearer_H..S Bearer_P.S Bearer_F
 			Bearer_.H.P.S Bearer_H.P.S. Bearer_H.P.S.P Bearer_H.P.S.a.b Bearer_H.P.S,_Bearer_H.P.S
 			Bearer_H.P.Sé Bearer_{"payload":"P","protected":"H","signature":"S"}
@@ -3688,6 +3688,8 @@ func TestHTTP_AuthorizationHeader(t *testing.T) {
 	}
 	a := ts.ask("GET /me?access_token="+token, "", nil)
 	ts.wantProblem("token in the query", a, 401, "token_missing")
+	a = ts.ask("GET /me", "", nil, "Authorization: Bearer ")
+	ts.wantProblem("no token after Bearer", a, 401, "token_missing")
 }
 
 // TestHTTP_InternalErrorsStayInside: a bug costs one request. The client
@@ -7229,6 +7231,9 @@ func TestToken_CodesAreGoodOnce(t *testing.T) {
 	code = b.mustCode("app")
 	ts.clock.advance(time.Minute)
 	ts.wantOAuth("after a minute", ts.redeem("app", code), 400, "invalid_grant")
+	ts.wantOAuth("without its verifier", ts.redeem("app", b.mustCode("app"), "code_verifier=-"), 400, "invalid_grant")
+	want(t, "they say so in the log", ts.logged(object{"msg": "request",
+		"reason": "invalid_grant: no code waits for this client with this redirect_uri and code_verifier"}), 50)
 	ts.wantOK("another session", ts.refreshAs("app", other.text("refresh_token")))
 }
 

@@ -47,7 +47,10 @@ var (
 		challenge: `Bearer error="insufficient_scope", scope="openid"`, detail: "this needs the scope openid"}
 )
 
-var errCodeReuse = errors.New("authorization code was used before")
+var (
+	errCodeReuse = errors.New("authorization code was used before")
+	errNoCode    = errors.New("no code waits for this client with this redirect_uri and code_verifier")
+)
 
 // writeOAuthError is the form of errors for OAuth clients (RFC 6749 section
 // 5.2). Errors that are not OAuth's get the nearest of its codes.
@@ -180,7 +183,7 @@ func (s *server) grantCode(x *exchange, c tokenCaller, form url.Values) error {
 		return badRequest("code is missing")
 	}
 	if verifier != "" && !codeVerifier.MatchString(verifier) {
-		return errInvalidGrant
+		return errInvalidGrant.because(errNoCode)
 	}
 	idle := s.cfg.refreshTTL
 	if !c.client.refresh {
@@ -268,7 +271,7 @@ func (x *exchange) refuseGrant(client *oidcClient, done rotated, err error) erro
 	case errors.Is(err, errReuse), errors.Is(err, errCodeReuse):
 		x.event("refresh.reuse",
 			"user", done.user.id, "session", done.sessionID, "client", client.id, "reason", err)
-	case errors.Is(err, errNoSession), errors.Is(err, errSessionExpired):
+	case errors.Is(err, errNoCode), errors.Is(err, errNoSession), errors.Is(err, errSessionExpired):
 	case errors.Is(err, errSuspended), errors.Is(err, errNotAdmitted):
 	default:
 		return err
@@ -396,7 +399,10 @@ func (s *store) exchangeCode(ctx context.Context, e codeExchange) (done rotated,
 	err = s.reads.get(`SELECT id FROM sessions WHERE code_hash = $1 AND client_id = $2 AND challenge = $3`,
 		[]any{e.codeHash, e.client.id, e.challenge}, &id)
 	if err != nil { // a code that is made up never reaches the writer
-		return done, noSession(err)
+		if errors.Is(err, errNotFound) {
+			err = errNoCode
+		}
+		return done, err
 	}
 	err = s.change(ctx, func(t *queries) (err error) {
 		done, err = t.useCode(e)
@@ -452,7 +458,7 @@ func (t *queries) useCode(e codeExchange) (done rotated, err error) {
 // endReusedCode ends the session of a code that was used before, if client and
 // verifier are right.
 func (t *queries) endReusedCode(e codeExchange) (done rotated, err error) {
-	done.refusal = errNoSession
+	done.refusal = errNoCode
 	ended, err := t.endWhere(`code_hash = $1 AND client_id = $2 AND redirect_uri IS NULL AND challenge = $3`,
 		e.codeHash, e.client.id, e.challenge)
 	if len(ended) > 0 {
