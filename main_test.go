@@ -2534,9 +2534,9 @@ func TestDB_SchemaExplainsItself(t *testing.T) {
 	want(t, "marks", marks, fmt.Sprint(applicationID, " ", len(migrations), " wal"))
 }
 
-// TestDB_Schema1IsReleased: databases of version 1 have these tables. Neither
-// side of this comparison changes any more; a migration does.
-func TestDB_Schema1IsReleased(t *testing.T) {
+// TestDB_Schema1IsFrozen: databases of version 1 have these tables. Since 1.0.0
+// neither side changes, a migration does; before it both do, and applicationID.
+func TestDB_Schema1IsFrozen(t *testing.T) {
 	t.Parallel()
 	want(t, "migrations[0]", migrations[0], string(must(os.ReadFile("testdata/schema-1.sql"))))
 }
